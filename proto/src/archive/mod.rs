@@ -1,0 +1,1 @@
+//! The archive's layout and the objects in it.

@@ -40,7 +40,9 @@ impl Clock for SystemClock {
         let since = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .expect("the clock stands after 1970");
-        Timestamp(i64::try_from(since.as_micros()).expect("the clock stands before the year 294246"))
+        Timestamp(
+            i64::try_from(since.as_micros()).expect("the clock stands before the year 294246"),
+        )
     }
 
     fn monotonic(&self) -> Duration {

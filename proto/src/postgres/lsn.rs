@@ -255,7 +255,8 @@ mod tests {
     #[test]
     fn names_that_postgres_never_wrote_are_refused() {
         let size = SegmentSize::DEFAULT;
-        for name in ["", "00000001000000000000000", "000000010000000000000100", "00000001.history"] {
+        for name in ["", "00000001000000000000000", "000000010000000000000100", "00000001.history"]
+        {
             assert!(SegmentId::parse(name, size).is_err(), "{name}");
         }
         for text in ["0", "0/", "/0", "1/+1", "123456789/0", "x/0"] {

@@ -1,0 +1,186 @@
+//! The chain of tails of one segment, followed by hash and never by listing alone.
+//!
+//! Enters: a segment's name. Leaves: the fewest objects that hold its raw bytes from the first on,
+//! merged ones first, and where the chain ends. A hole or a hash that does not continue ends the
+//! chain with an error: nothing behind it is ever served.
+
+use super::ArchiveError;
+use super::layout::{Lineage, sequence_of};
+use crate::segment::{
+    Hash, MERGE_COUNT, RunningHash, TAIL_HEADER_LEN, TailHeader, TailKind, Watermark, read_tail,
+};
+use crate::store::{Key, Range, Store, list_after};
+
+/// One object of a chain.
+#[derive(Debug, Clone)]
+pub struct Link {
+    pub key: Key,
+    pub bytes: u64,
+    pub header: TailHeader,
+}
+
+/// The chain of one segment.
+#[derive(Debug, Clone, Default)]
+pub struct Chain {
+    /// In order; each begins where the one before it ends.
+    pub links: Vec<Link>,
+}
+
+impl Chain {
+    /// The sequence number that the next tail takes.
+    pub fn next_seq(&self) -> u64 {
+        self.links.last().map_or(0, |link| link.header.last + 1)
+    }
+
+    /// Raw bytes of the segment that the chain holds.
+    pub fn raw_len(&self) -> u64 {
+        self.links.last().map_or(0, |link| link.header.raw_end())
+    }
+
+    /// The hash of those bytes.
+    pub fn hash(&self) -> Hash {
+        self.links.last().map_or_else(|| Hash::of(b""), |link| link.header.after)
+    }
+
+    /// The highest writer epoch in the chain.
+    pub fn writer(&self) -> u64 {
+        self.links.iter().map(|link| link.header.head.writer).max().unwrap_or(0)
+    }
+
+    /// The latest proof of completeness in the chain.
+    pub fn watermark(&self) -> Option<Watermark> {
+        self.links.iter().filter_map(|link| link.header.watermark).max_by_key(|mark| mark.clock)
+    }
+
+    /// How many leading tails that are not yet merged stand one level below `level`:
+    /// a full run of [`MERGE_COUNT`] can be merged.
+    pub fn mergeable(&self) -> Option<(u32, u64)> {
+        for level in 1..=2_u32 {
+            let below = MERGE_COUNT.pow(level - 1);
+            let size = MERGE_COUNT.pow(level);
+            let of_level =
+                self.links.iter().filter(|l| l.header.last - l.header.first + 1 == below);
+            let firsts: Vec<u64> = of_level.map(|link| link.header.first).collect();
+            for (at, first) in firsts.iter().enumerate() {
+                let run = firsts[at..].iter().take(MERGE_COUNT as usize);
+                let whole = run.clone().count() as u64 == MERGE_COUNT
+                    && run.enumerate().all(|(n, f)| *f == first + n as u64 * below);
+                if first % size == 0 && whole {
+                    return Some((level, *first));
+                }
+            }
+        }
+        None
+    }
+}
+
+/// Follows the chain of `segment`, reading one header an object.
+///
+/// # Errors
+/// [`ArchiveError::Chain`] at the first object that does not continue the one before it.
+pub async fn follow(
+    store: &dyn Store,
+    lineage: Lineage,
+    segment: &str,
+) -> Result<Chain, ArchiveError> {
+    let mut found: Vec<(Key, u64)> = Vec::new();
+    let mut next = 0_u64;
+    for level in [2_u32, 1] {
+        let folder = lineage.merged_chain(segment, level);
+        let after = (next > 0).then(|| format!("{folder}{:08}.zst", next - 1));
+        for object in list_after(store, &folder, after.as_deref()).await? {
+            if sequence_of(object.key.name()) == Some(next) {
+                found.push((object.key, object.bytes));
+                next += MERGE_COUNT.pow(level);
+            }
+        }
+    }
+    let folder = lineage.chain(segment);
+    let after = (next > 0).then(|| format!("{folder}{:08}.zst", next - 1));
+    let singles = list_after(store, &folder, after.as_deref()).await?;
+    let singles = singles.into_iter().filter(|o| !o.key.as_str()[folder.len()..].contains('/'));
+    found.extend(singles.map(|object| (object.key, object.bytes)));
+
+    let mut chain = Chain::default();
+    let headers = read_headers(store, found).await?;
+    for link in headers {
+        check_continues(segment, &chain, &link)?;
+        chain.links.push(link);
+    }
+    Ok(chain)
+}
+
+async fn read_headers(
+    store: &dyn Store,
+    found: Vec<(Key, u64)>,
+) -> Result<Vec<Link>, ArchiveError> {
+    use futures_util::{StreamExt, TryStreamExt, stream};
+    const REQUESTS_AT_ONCE: usize = 8;
+    stream::iter(found)
+        .map(|(key, bytes)| async move {
+            let range = Range::At { offset: 0, len: TAIL_HEADER_LEN };
+            let head = store.get(&key, range).await?;
+            match TailHeader::decode(&head) {
+                Ok(header) => Ok(Link { key, bytes, header }),
+                Err(source) => Err(ArchiveError::Segment { key, source }),
+            }
+        })
+        .buffered(REQUESTS_AT_ONCE)
+        .try_collect()
+        .await
+}
+
+fn check_continues(segment: &str, chain: &Chain, link: &Link) -> Result<(), ArchiveError> {
+    let broken = |detail: String| {
+        let (segment, key) = (segment.to_owned(), link.key.clone());
+        Err(ArchiveError::Chain { segment, key, detail })
+    };
+    let header = &link.header;
+    if header.first != chain.next_seq() {
+        return broken(format!("number {} follows {}", header.first, chain.next_seq()));
+    }
+    if header.raw_start != chain.raw_len() {
+        return broken(format!("byte {} follows {}", header.raw_start, chain.raw_len()));
+    }
+    if header.before != chain.hash() {
+        return broken(format!("it continues {}, not {}", header.before, chain.hash()));
+    }
+    if let Some(last) = chain.links.last()
+        && header.head.writer < last.header.head.writer
+        && header.kind != TailKind::Merged
+    {
+        return broken(format!("writer {} after {}", header.head.writer, last.header.head.writer));
+    }
+    Ok(())
+}
+
+/// The raw bytes that a chain holds, every hash checked.
+///
+/// # Errors
+/// [`ArchiveError::Segment`] or [`ArchiveError::Chain`] naming the object that is damaged.
+pub async fn read_raw(
+    store: &dyn Store,
+    segment: &str,
+    chain: &Chain,
+) -> Result<(Vec<u8>, RunningHash), ArchiveError> {
+    use futures_util::{StreamExt, stream};
+    const REQUESTS_AT_ONCE: usize = 8;
+    let (mut raw, mut hash) = (Vec::new(), RunningHash::default());
+    let holding = chain.links.iter().filter(|link| link.header.raw_len > 0);
+    let mut objects = stream::iter(holding)
+        .map(|link| async move { (link, store.get(&link.key, Range::All).await) })
+        .buffered(REQUESTS_AT_ONCE);
+    while let Some((link, object)) = objects.next().await {
+        let key = link.key.clone();
+        let (header, piece) =
+            read_tail(&object?).map_err(|source| ArchiveError::Segment { key, source })?;
+        hash.update(&piece);
+        if header != link.header || hash.now() != header.after {
+            let (segment, key) = (segment.to_owned(), link.key.clone());
+            let detail = "its bytes are not what its hash says".to_owned();
+            return Err(ArchiveError::Chain { segment, key, detail });
+        }
+        raw.extend(piece);
+    }
+    Ok((raw, hash))
+}

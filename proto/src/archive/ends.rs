@@ -1,0 +1,92 @@
+//! Where an archive's lineages and a timeline's log begin and end, found in a few listings.
+
+use super::layout::{self, Lineage, SegmentName};
+use super::{ArchiveError, from_json, identity::Identity};
+use crate::position::Epoch;
+use crate::postgres::lsn::{SegmentId, SegmentSize, Timeline};
+use crate::store::{Range, Store, list_all};
+
+/// The lineages of an archive, in order.
+///
+/// # Errors
+/// When the store fails.
+pub async fn lineages(store: &dyn Store) -> Result<Vec<Lineage>, ArchiveError> {
+    let folders = store.folders(layout::LINEAGES).await?;
+    let mut found: Vec<_> =
+        folders.iter().filter_map(|name| name.parse().ok()).map(Lineage).collect();
+    found.sort();
+    Ok(found)
+}
+
+/// A lineage's identity; `None` when it has none yet.
+///
+/// # Errors
+/// When the store fails or the identity is damaged.
+pub async fn identity(
+    store: &dyn Store,
+    lineage: Lineage,
+) -> Result<Option<Identity>, ArchiveError> {
+    let key = lineage.identity();
+    match store.get(&key, Range::All).await {
+        Ok(bytes) => Ok(Some(from_json(&key, &bytes)?)),
+        Err(error) if error.is_absent() => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The timelines that have sealed segments or tails, ascending.
+///
+/// # Errors
+/// When the store fails.
+pub async fn timelines(store: &dyn Store, lineage: Lineage) -> Result<Vec<Timeline>, ArchiveError> {
+    let epoch = |name: &str| u32::from_str_radix(name.get(..8)?, 16).ok().map(Timeline);
+    let mut found: Vec<Timeline> =
+        store.folders(&lineage.log()).await?.iter().filter_map(|name| epoch(name)).collect();
+    found.extend(store.folders(&lineage.tails()).await?.iter().filter_map(|name| epoch(name)));
+    found.sort();
+    found.dedup();
+    Ok(found)
+}
+
+/// The highest sealed segment of a timeline (a partial one excepted).
+///
+/// # Errors
+/// When the store fails.
+pub async fn last_sealed(
+    store: &dyn Store,
+    lineage: Lineage,
+    timeline: Timeline,
+    size: SegmentSize,
+) -> Result<Option<SegmentId>, ArchiveError> {
+    let epoch = Epoch::from(timeline);
+    for group in store.folders(&lineage.log_epoch(epoch)).await?.iter().rev() {
+        let objects = list_all(store, &lineage.log_group(epoch, group)).await?;
+        let ids = objects.iter().filter_map(|o| layout::postgres_segment_of(o.key.name(), size));
+        if let Some(last) = ids.filter(|(_, partial)| !partial).map(|(id, _)| id).max() {
+            return Ok(Some(last));
+        }
+    }
+    Ok(None)
+}
+
+/// The segments of a timeline that have tails, ascending.
+///
+/// # Errors
+/// When the store fails.
+pub async fn tailed(
+    store: &dyn Store,
+    lineage: Lineage,
+    timeline: Timeline,
+    size: SegmentSize,
+) -> Result<Vec<SegmentId>, ArchiveError> {
+    let folders = store.folders(&lineage.tails()).await?;
+    let ids = folders.iter().filter_map(|name| SegmentId::parse(name, size).ok());
+    let mut ids: Vec<_> = ids.filter(|id| id.timeline == timeline).collect();
+    ids.sort();
+    Ok(ids)
+}
+
+/// The names of a PostgreSQL segment in the archive.
+pub fn name_of(id: SegmentId, size: SegmentSize) -> SegmentName {
+    SegmentName::postgres(id, size)
+}

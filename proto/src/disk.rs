@@ -34,6 +34,7 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
     /// Up to `len` bytes from `offset`; fewer only at the end of the file.
     fn read_at(&self, path: &Path, offset: u64, len: usize) -> io::Result<Vec<u8>>;
+    /// The size of a file; `IsADirectory` for a folder.
     fn len(&self, path: &Path) -> io::Result<u64>;
     /// Renames without ever replacing: `AlreadyExists` when `to` is there.
     fn rename_exclusive(&self, from: &Path, to: &Path) -> io::Result<()>;
@@ -100,7 +101,8 @@ impl Disk for SystemDisk {
     }
 
     fn len(&self, path: &Path) -> io::Result<u64> {
-        Ok(fs::metadata(path)?.len())
+        let meta = fs::metadata(path)?;
+        if meta.is_dir() { Err(io::ErrorKind::IsADirectory.into()) } else { Ok(meta.len()) }
     }
 
     fn rename_exclusive(&self, from: &Path, to: &Path) -> io::Result<()> {

@@ -25,7 +25,8 @@ pub enum StoreError {
     Io {
         address: String,
         action: &'static str,
-        key: Key,
+        /// A key, or the prefix that was listed.
+        key: String,
         #[source]
         source: std::io::Error,
     },
@@ -60,7 +61,10 @@ impl StoreError {
             Self::Io { source, .. } => match source.kind() {
                 std::io::ErrorKind::PermissionDenied
                 | std::io::ErrorKind::ReadOnlyFilesystem
-                | std::io::ErrorKind::NotADirectory => Class::Config,
+                | std::io::ErrorKind::NotADirectory
+                | std::io::ErrorKind::IsADirectory
+                | std::io::ErrorKind::InvalidFilename
+                | std::io::ErrorKind::InvalidInput => Class::Config,
                 _ => Class::Retry,
             },
             Self::Answer { class, .. } | Self::Unreachable { class, .. } => *class,

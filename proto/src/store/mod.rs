@@ -7,6 +7,7 @@
 pub mod url;
 pub mod folder;
 pub mod s3;
+pub mod retry;
 pub mod fault;
 pub mod conformance;
 
@@ -130,15 +131,24 @@ pub struct Page {
 /// The most objects that one page holds.
 pub const LIST_PAGE_MAX: usize = 1000;
 
-/// An object store. Every call makes one attempt with a deadline of its own; retrying is the
-/// caller's, by [`StoreError::class`].
+/// Whether a store may be written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    ReadWrite,
+    /// Nothing is ever created, swept or removed; a put is refused.
+    ReadOnly,
+}
+
+/// An object store. Every call makes one attempt, over a network with a deadline of its own;
+/// retrying is the caller's, by [`StoreError::class`].
 #[async_trait]
 pub trait Store: Send + Sync + fmt::Debug {
-    /// Creates the object if its key is free; durable when this returns [`Put::Created`].
+    /// Creates the object if its key is free; whatever stands under the key is durable when this
+    /// returns [`Put::Created`] or [`Put::Exists`].
     async fn put(&self, key: &Key, body: &Body) -> Result<Put, StoreError>;
 
     /// The bytes of an object, checked against the store's own checksum when read whole.
-    /// [`Class::Absent`] when there is none.
+    /// [`Class::Absent`] when there is none; a range that begins at or beyond the end is empty.
     async fn get(&self, key: &Key, range: Range) -> Result<Bytes, StoreError>;
 
     /// The size of an object, or `None` when there is none.
@@ -147,8 +157,8 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Objects whose key begins with `prefix` and sorts after `after`, at any depth, one page.
     async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Page, StoreError>;
 
-    /// The names directly below `folder` (`a/b/` style, ends with a slash) that have something
-    /// below them in turn; sorted. One request a thousand names.
+    /// The names directly below `folder` (`a/b/`: empty for the root, else with its slash) that have
+    /// something below them in turn; in the order of their keys. One request a thousand names.
     async fn folders(&self, folder: &str) -> Result<Vec<String>, StoreError>;
 
     /// Removes an object; no error when it is absent.

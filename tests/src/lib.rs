@@ -1,1 +1,13 @@
+//! The harness: gets real servers, starts them on free loopback ports in private folders, and takes
+//! them down again. In flow order: what a run covers, where things lie, how a process is started,
+//! where servers come from, the servers, our own programs, and the faults between them.
 
+pub mod scope;
+pub mod wait;
+pub mod user;
+pub mod scratch;
+pub mod ports;
+pub mod process;
+pub mod fetch;
+pub mod certificates;
+pub mod postgres;

@@ -1,0 +1,3 @@
+//! The harness itself: each server starts, answers and goes.
+
+mod postgres;

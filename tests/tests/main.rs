@@ -1,0 +1,3 @@
+//! Every test against real servers, as one program: one link, one process, shared servers.
+
+mod harness;

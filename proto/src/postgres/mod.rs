@@ -4,5 +4,9 @@ pub mod lsn;
 pub mod history;
 pub mod page;
 pub mod record;
+pub mod reader;
 pub mod transaction;
 pub mod scan;
+
+#[cfg(test)]
+pub(crate) mod testdata;

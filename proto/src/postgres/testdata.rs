@@ -28,8 +28,8 @@ pub(crate) struct Line {
 
 impl Capture {
     pub(crate) fn open(version: u8) -> Self {
-        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-            .join(format!("../testdata/wal/{version}"));
+        let folder =
+            PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("../testdata/wal/{version}"));
         let size = SegmentSize::try_from(1 << 20).expect("a size");
         let name = std::fs::read_dir(&folder)
             .expect("the captures are part of the source")

@@ -8,15 +8,43 @@ use super::super::testdata::Capture;
 use super::{Item, KEPT, RecordReader};
 
 const MANAGERS: [&str; 22] = [
-    "XLOG", "Transaction", "Storage", "CLOG", "Database", "Tablespace", "MultiXact", "RelMap",
-    "Standby", "Heap2", "Heap", "Btree", "Hash", "Gin", "Gist", "Sequence", "SPGist", "BRIN",
-    "CommitTs", "ReplicationOrigin", "Generic", "LogicalMessage",
+    "XLOG",
+    "Transaction",
+    "Storage",
+    "CLOG",
+    "Database",
+    "Tablespace",
+    "MultiXact",
+    "RelMap",
+    "Standby",
+    "Heap2",
+    "Heap",
+    "Btree",
+    "Hash",
+    "Gin",
+    "Gist",
+    "Sequence",
+    "SPGist",
+    "BRIN",
+    "CommitTs",
+    "ReplicationOrigin",
+    "Generic",
+    "LogicalMessage",
 ];
 
 /// An item without its borrowed bytes.
 #[derive(Debug, Clone, PartialEq)]
 enum Owned {
-    Record { start: Lsn, end: Lsn, prev: Lsn, xid: u32, rmid: u8, len: u32, ok: bool, main: Vec<u8> },
+    Record {
+        start: Lsn,
+        end: Lsn,
+        prev: Lsn,
+        xid: u32,
+        rmid: u8,
+        len: u32,
+        ok: bool,
+        main: Vec<u8>,
+    },
     Skipped(Lsn),
     Overwritten(Lsn, Lsn),
     End(Lsn),
@@ -26,8 +54,14 @@ enum Owned {
 fn own(item: Item<'_>) -> Owned {
     match item {
         Item::Record(r) => Owned::Record {
-            start: r.start, end: r.end, prev: r.prev, xid: r.xid, rmid: r.rmid, len: r.total_len,
-            ok: r.crc_ok, main: r.main_data.to_vec(),
+            start: r.start,
+            end: r.end,
+            prev: r.prev,
+            xid: r.xid,
+            rmid: r.rmid,
+            len: r.total_len,
+            ok: r.crc_ok,
+            main: r.main_data.to_vec(),
         },
         Item::Skipped { end } => Owned::Skipped(end),
         Item::Overwritten { record, at } => Owned::Overwritten(record, at),
@@ -83,9 +117,7 @@ fn a_segment_read_alone_gives_the_records_that_end_in_it_and_did_not_begin_befor
     for (number, segment) in capture.wal.chunks(1 << 20).enumerate() {
         let from = Lsn(capture.start.0 + (number << 20) as u64);
         let until = Lsn(from.0 + (1 << 20));
-        let mine = |item: &&Owned| {
-            matches!(item, Owned::Record { start, end, .. } if *start > from && *end <= until)
-        };
+        let mine = |item: &&Owned| matches!(item, Owned::Record { start, end, .. } if *start > from && *end <= until);
         let alone = read(from, capture.size, &[segment]);
         assert_eq!(
             alone.iter().filter(mine).collect::<Vec<_>>(),

@@ -20,7 +20,6 @@ pub use read::{check_hash, read_frames, read_sealed, read_tail};
 pub use sealed::{FOOTER_READ, Footer, Frame, FrameEntry, OpenSegment};
 pub use tail::{MERGE_COUNT, TAIL_HEADER_LEN, TailHeader, TailKind, Watermark};
 
-
 use serde::{Deserialize, Serialize};
 
 use crate::position::{Epoch, Offset};

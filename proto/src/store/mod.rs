@@ -30,11 +30,13 @@ impl Key {
     /// When the key is empty, absolute, or has an empty, `.` or `..` part: keys are built by us.
     pub fn new(text: impl Into<String>) -> Self {
         let text = text.into();
-        assert!(
-            text.split('/').all(|part| !part.is_empty() && part != "." && part != ".."),
-            "bad key {text:?}"
-        );
-        Self(text)
+        Self::parse(&text).unwrap_or_else(|| panic!("bad key {text:?}"))
+    }
+
+    /// `None` for what can be no key of ours, such as the `folder/` objects that consoles make.
+    pub fn parse(text: &str) -> Option<Self> {
+        let legal = |part: &str| !part.is_empty() && part != "." && part != "..";
+        text.split('/').all(legal).then(|| Self(text.to_owned()))
     }
 
     pub fn as_str(&self) -> &str {

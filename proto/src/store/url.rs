@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::folder::FolderStore;
+use super::s3::S3Store;
 use super::{Access, Store, StoreError};
 
 /// Opens the store at `address`.
@@ -22,7 +23,7 @@ pub async fn open(address: &str, access: Access) -> Result<Arc<dyn Store>, Store
             let path = std::path::absolute(&path).map_err(|e| refused(e.to_string()))?;
             Ok(Arc::new(FolderStore::open(path, access).await?))
         }
-        Place::S3(_) => Err(refused("s3 is not built in".to_owned())),
+        Place::S3(url) => Ok(Arc::new(S3Store::open(&url, access).await?)),
     }
 }
 
@@ -45,15 +46,7 @@ fn parse(address: &str) -> Result<Place, String> {
     };
     match scheme {
         "file" => file_path(rest).map(Place::Folder),
-        "s3" => {
-            let url = ::url::Url::parse(address).map_err(|e| e.to_string())?;
-            if !url.username().is_empty() || url.password().is_some() {
-                return Err("credentials do not belong into an address; the AWS credential \
-                            chain (environment, profile, role) supplies them"
-                    .to_owned());
-            }
-            Ok(Place::S3(url))
-        }
+        "s3" => ::url::Url::parse(address).map(Place::S3).map_err(|e| e.to_string()),
         other => Err(format!(
             "there is no store of the kind {other:?}; there are a path, file:///path and \
              s3://bucket/prefix"

@@ -1,0 +1,3 @@
+//! Where the bytes come from: one folder an engine.
+
+pub mod postgres;

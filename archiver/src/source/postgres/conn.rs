@@ -1,0 +1,409 @@
+//! One connection to a server: framing, startup, simple queries.
+//!
+//! Enters: options. Leaves: messages and result sets. `poll_input` writes and reads in one place, so
+//! waiting for input never keeps an answer back, and every method that waits may be cancelled
+//! between messages without losing one.
+
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use fallible_iterator::FallibleIterator;
+use postgres_protocol::message::backend::{self, Header};
+use postgres_protocol::message::frontend;
+use tokio::io::AsyncWrite;
+use tokio_util::io::poll_read_buf;
+
+use super::auth;
+use super::dial::{Attempt, Socket};
+use super::error::{Class, Error, ServerError};
+use super::options::{ConnectOptions, Endpoint, TargetSession};
+use super::tls;
+
+/// What one read may take from the socket at most; a walsender message is 128 KiB at most
+/// (walsender.c, `MAX_SEND_SIZE`), so one buffer holds several.
+const READ_BYTES: usize = 512 << 10;
+/// A buffer with less room than this left is replaced before the next read.
+const READ_BYTES_MIN: usize = 64 << 10;
+/// Nothing a server sends us comes near this; a larger length means that we lost the framing.
+const MESSAGE_BYTES_MAX: usize = 256 << 20;
+const NOTICES_MAX: usize = 1000;
+/// For commands that the server answers from memory.
+const ANSWER_MAX: Duration = Duration::from_secs(60);
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// The physical replication protocol: `replication=true`.
+    Replication,
+    /// Plain SQL.
+    Sql,
+}
+
+/// A message from the server: postgres-protocol knows all but `W`.
+pub(crate) enum Message {
+    CopyBoth,
+    Other(backend::Message),
+}
+
+/// One result set of a simple query.
+#[derive(Debug, Default)]
+pub struct Rows {
+    pub columns: Vec<String>,
+    pub rows: Vec<Vec<Option<Bytes>>>,
+}
+
+pub struct Connection {
+    socket: Socket,
+    pub(crate) input: BytesMut,
+    pub(crate) output: BytesMut,
+    flush_needed: bool,
+    endpoint: Endpoint,
+    parameters: HashMap<String, String>,
+    notices: Vec<ServerError>,
+    process_id: i32,
+}
+
+impl Connection {
+    /// Connects to the first endpoint that answers and has the wanted role.
+    ///
+    /// # Errors
+    /// When none does; the last error, or all of them if there are several hosts.
+    pub async fn connect(options: &ConnectOptions, purpose: Purpose) -> Result<Self, Error> {
+        let mut errors = Vec::new();
+        for endpoint in &options.endpoints {
+            match Self::connect_endpoint(options, endpoint, purpose).await {
+                Ok(connection) => return Ok(connection),
+                Err(error) => errors.push(error),
+            }
+        }
+        let last = errors.pop().expect("there is always an endpoint");
+        if errors.is_empty() {
+            Err(last)
+        } else {
+            Err(Error::EveryHost { last: Box::new(last), others: errors })
+        }
+    }
+
+    async fn connect_endpoint(
+        options: &ConnectOptions,
+        endpoint: &Endpoint,
+        purpose: Purpose,
+    ) -> Result<Self, Error> {
+        let config = tls::client_config(&options.tls).map_err(|source| Error::Tls {
+            endpoint: endpoint.clone(),
+            source: Box::new(source),
+        })?;
+        let config = Arc::new(config);
+        let attempts = Attempt::of(options.tls.mode, &endpoint.host);
+        for (index, attempt) in attempts.iter().enumerate() {
+            let trial = Self::connect_once(options, endpoint, purpose, *attempt, &config);
+            let result = tokio::time::timeout(options.connect_timeout, Box::pin(trial)).await;
+            let result = result.unwrap_or(Err(Error::TimedOut {
+                doing: "connecting",
+                after: options.connect_timeout,
+            }));
+            match result {
+                Err(error) if index + 1 < attempts.len() && may_try_otherwise(&error) => {}
+                result => return result,
+            }
+        }
+        unreachable!("the last attempt always returns")
+    }
+
+    async fn connect_once(
+        options: &ConnectOptions,
+        endpoint: &Endpoint,
+        purpose: Purpose,
+        attempt: Attempt,
+        config: &Arc<rustls::ClientConfig>,
+    ) -> Result<Self, Error> {
+        let mut connection = Self {
+            socket: Socket::open(options, endpoint, attempt, config).await?,
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            flush_needed: false,
+            endpoint: endpoint.clone(),
+            parameters: HashMap::new(),
+            notices: Vec::new(),
+            process_id: 0,
+        };
+        connection.queue_startup(options, purpose)?;
+        auth::authenticate(&mut connection, options, purpose).await?;
+        connection.finish_startup().await?;
+        connection.check_role(options.target)?;
+        Ok(connection)
+    }
+
+    fn queue_startup(&mut self, options: &ConnectOptions, purpose: Purpose) -> Result<(), Error> {
+        let mut parameters = vec![
+            ("user", options.user.as_str()),
+            ("client_encoding", "UTF8"),
+            ("application_name", options.application_name.as_str()),
+            // Times and numbers are read by programs here.
+            ("DateStyle", "ISO"),
+        ];
+        match purpose {
+            Purpose::Replication => parameters.push(("replication", "true")),
+            Purpose::Sql => parameters.push(("database", options.database())),
+        }
+        parameters.extend(options.options.as_deref().map(|text| ("options", text)));
+        frontend::startup_message(parameters, &mut self.output)
+            .map_err(|source| Error::Io { doing: "starting the session", source })
+    }
+
+    async fn finish_startup(&mut self) -> Result<(), Error> {
+        loop {
+            match self.message("starting the session").await? {
+                Message::Other(backend::Message::BackendKeyData(body)) => {
+                    self.process_id = body.process_id();
+                }
+                Message::Other(backend::Message::ReadyForQuery(_)) => return Ok(()),
+                Message::Other(backend::Message::ErrorResponse(body)) => {
+                    let source = Box::new(ServerError::from_fields(body.fields()));
+                    return Err(Error::Refused { endpoint: self.endpoint.clone(), source });
+                }
+                _ => return Err(Error::unexpected("the session's parameters", "another message")),
+            }
+        }
+    }
+
+    /// PostgreSQL 14 and later report both parameters at startup, on walsenders too.
+    fn check_role(&self, target: TargetSession) -> Result<(), Error> {
+        let on = |name| self.parameter(name) == Some("on");
+        let standby = on("in_hot_standby");
+        let read_only = standby || on("default_transaction_read_only");
+        let (fits, wanted) = match target {
+            TargetSession::Any => (true, "any"),
+            TargetSession::ReadWrite => (!read_only, "read-write"),
+            TargetSession::ReadOnly => (read_only, "read-only"),
+            TargetSession::Primary => (!standby, "primary"),
+            TargetSession::Standby => (standby, "standby"),
+        };
+        if fits {
+            Ok(())
+        } else {
+            Err(Error::WrongRole { endpoint: self.endpoint.clone(), wanted })
+        }
+    }
+
+    pub const fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    pub const fn process_id(&self) -> i32 {
+        self.process_id
+    }
+
+    pub const fn is_tls(&self) -> bool {
+        self.socket.is_tls()
+    }
+
+    pub(crate) fn channel_binding(&self) -> Option<Vec<u8>> {
+        self.socket.channel_binding()
+    }
+
+    /// A setting the server reports by itself (`ParameterStatus`).
+    pub fn parameter(&self, name: &str) -> Option<&str> {
+        self.parameters.get(name).map(String::as_str)
+    }
+
+    /// `server_version` as PostgreSQL counts it: 150018 for 15.18.
+    pub fn version(&self) -> u32 {
+        self.parameter("server_version").map_or(0, version_number)
+    }
+
+    /// Warnings and notices since the last call.
+    pub fn take_notices(&mut self) -> Vec<ServerError> {
+        std::mem::take(&mut self.notices)
+    }
+
+    /// The next message that is no notice or parameter. Cancelling it loses nothing.
+    pub(crate) async fn message(&mut self, doing: &'static str) -> Result<Message, Error> {
+        loop {
+            if let Some(message) = self.parse(doing)? {
+                return Ok(message);
+            }
+            let read = poll_fn(|cx| self.poll_input(cx)).await;
+            if read.map_err(|source| Error::Io { doing, source })? == 0 {
+                return Err(Error::Closed { doing });
+            }
+        }
+    }
+
+    /// The next message, from a server that has no reason to take long.
+    pub(crate) async fn answer(&mut self, doing: &'static str) -> Result<Message, Error> {
+        let answer = tokio::time::timeout(ANSWER_MAX, self.message(doing)).await;
+        answer.unwrap_or(Err(Error::TimedOut { doing, after: ANSWER_MAX }))
+    }
+
+    /// The next message if all of it was read already.
+    pub(crate) fn parse(&mut self, doing: &'static str) -> Result<Option<Message>, Error> {
+        let broken = |source| Error::Io { doing, source };
+        while let Some(frame) = self.frame()? {
+            if frame.0 == b'W' {
+                let _ = self.input.split_to(frame.1);
+                return Ok(Some(Message::CopyBoth));
+            }
+            match backend::Message::parse(&mut self.input).map_err(broken)? {
+                None => return Ok(None),
+                Some(backend::Message::ParameterStatus(body)) => {
+                    let (name, value) =
+                        (body.name().map_err(broken)?, body.value().map_err(broken)?);
+                    self.parameters.insert(name.to_owned(), value.to_owned());
+                }
+                Some(backend::Message::NoticeResponse(body)) => {
+                    self.notice(ServerError::from_fields(body.fields()));
+                }
+                Some(message) => return Ok(Some(Message::Other(message))),
+            }
+        }
+        Ok(None)
+    }
+
+    fn notice(&mut self, notice: ServerError) {
+        tracing::debug!(endpoint = %self.endpoint, %notice, "the server says");
+        if self.notices.len() < NOTICES_MAX {
+            self.notices.push(notice);
+        }
+    }
+
+    /// Tag and whole length of the message at the front, once all of it is there.
+    pub(crate) fn frame(&self) -> Result<Option<(u8, usize)>, Error> {
+        let header = Header::parse(&self.input)
+            .map_err(|source| Error::Io { doing: "reading a message", source })?;
+        let Some(header) = header else { return Ok(None) };
+        let length = 1 + usize::try_from(header.len()).unwrap_or(usize::MAX - 1);
+        if length > MESSAGE_BYTES_MAX {
+            return Err(Error::unexpected("a message below 256 MiB", format!("{length} bytes")));
+        }
+        Ok((self.input.len() >= length).then_some((header.tag(), length)))
+    }
+
+    /// Writes what can be written, then reads what can be read. Ready with the bytes read, 0 at the
+    /// end of the stream.
+    pub(crate) fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(result) = self.poll_output(cx) {
+            result?;
+        }
+        if self.input.capacity() - self.input.len() < READ_BYTES_MIN {
+            self.input.reserve(READ_BYTES);
+        }
+        poll_read_buf(Pin::new(&mut self.socket), cx, &mut self.input)
+    }
+
+    pub(crate) fn poll_output(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.output.is_empty() {
+            let count = ready!(Pin::new(&mut self.socket).poll_write(cx, &self.output))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            let _ = self.output.split_to(count);
+            self.flush_needed = true;
+        }
+        if self.flush_needed {
+            ready!(Pin::new(&mut self.socket).poll_flush(cx))?;
+            self.flush_needed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Queues a simple query; the answer is read by the caller.
+    pub(crate) fn queue_query(&mut self, text: &str) -> Result<(), Error> {
+        frontend::query(text, &mut self.output)
+            .map_err(|source| Error::Io { doing: "sending a command", source })
+    }
+
+    /// A simple query and all its result sets. `command` names it in errors.
+    pub async fn query(&mut self, command: &'static str, text: &str) -> Result<Vec<Rows>, Error> {
+        self.queue_query(text)?;
+        let mut sets = Vec::new();
+        let mut failed = None;
+        loop {
+            let Message::Other(message) = self.answer(command).await? else {
+                return Err(Error::unexpected("rows", "the start of a copy"));
+            };
+            match message {
+                backend::Message::RowDescription(body) => {
+                    let columns = body.fields().map(|field| Ok(field.name().to_owned())).collect();
+                    let columns = columns.map_err(|source| Error::Io { doing: command, source })?;
+                    sets.push(Rows { columns, rows: Vec::new() });
+                }
+                backend::Message::DataRow(body) => {
+                    let set = sets.last_mut();
+                    let set = set.ok_or_else(|| Error::unexpected("column names", "a row"))?;
+                    set.rows.push(row_values(&body, command)?);
+                }
+                backend::Message::CommandComplete(_) | backend::Message::EmptyQueryResponse => {}
+                backend::Message::ErrorResponse(body) => {
+                    let source = Box::new(ServerError::from_fields(body.fields()));
+                    let fatal = source.severity != "ERROR";
+                    let error = Error::Server { command, source };
+                    if fatal {
+                        return Err(error);
+                    }
+                    failed = Some(error);
+                }
+                backend::Message::ReadyForQuery(_) => return failed.map_or(Ok(sets), Err),
+                _ => return Err(Error::unexpected("rows", "another message")),
+            }
+        }
+    }
+
+    /// Says goodbye; what cannot be sent any more is not missed.
+    pub async fn close(mut self) {
+        frontend::terminate(&mut self.output);
+        let _ = poll_fn(|cx| self.poll_output(cx)).await;
+        let _ = poll_fn(|cx| Pin::new(&mut self.socket).poll_shutdown(cx)).await;
+    }
+}
+
+/// The values of a row as the server wrote them.
+pub(crate) fn row_values(
+    body: &backend::DataRowBody,
+    doing: &'static str,
+) -> Result<Vec<Option<Bytes>>, Error> {
+    let bytes = body.buffer_bytes();
+    body.ranges()
+        .map(|range| Ok(range.map(|range| bytes.slice(range))))
+        .collect()
+        .map_err(|source| Error::Io { doing, source })
+}
+
+/// With `allow` and `prefer` libpq turns to the other kind of connection when the server refuses
+/// this one, not when it cannot be reached.
+fn may_try_otherwise(error: &Error) -> bool {
+    match error {
+        Error::Tls { .. } => true,
+        Error::Refused { source, .. } => source.class() == Class::Config,
+        _ => false,
+    }
+}
+
+/// `15.18 (Debian …)` is 150018, `19beta3` is 190000.
+fn version_number(text: &str) -> u32 {
+    let number = |part: &str| {
+        let end = part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len());
+        part[..end].parse::<u32>().unwrap_or(0)
+    };
+    let mut parts = text.split('.');
+    let major = parts.next().map_or(0, number);
+    major * 10_000 + parts.next().map_or(0, number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::version_number;
+
+    #[test]
+    fn a_version_is_read_from_what_servers_call_themselves() {
+        assert_eq!(version_number("15.18 (Debian 15.18-0+deb12u1)"), 150_018);
+        assert_eq!(version_number("19beta3"), 190_000);
+        assert_eq!(version_number("18.6"), 180_006);
+    }
+}

@@ -1,0 +1,128 @@
+//! The task that owns the socket: it hands events on without ever waiting for who takes them, and
+//! tells the server what has become durable.
+//!
+//! Enters: a stream, acknowledgements. Leaves: events, through a `sink` that must not block. When
+//! the sink is full the connection is closed (DESIGN §2.2): a client that merely stops reading
+//! would block the server's shutdown.
+
+use std::time::Duration;
+
+use proto::postgres::lsn::{Lsn, Timeline};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::error::Error;
+use super::session::Session;
+use super::stream::{Acknowledged, StreamEvent, WalStream};
+
+/// The sink's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Push {
+    Taken,
+    /// There is no room. The event is lost with the connection; the next one starts before it.
+    Full,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Drive {
+    /// How long a server that seems to shut down is kept waiting for the tail.
+    pub shutdown_grace: Duration,
+    /// Ask for the server's position and clock when nothing was received for so long.
+    pub ping_idle: Option<Duration>,
+}
+
+/// Why the stream is over. In all cases but `Ended` the connection is closed.
+pub enum Outcome {
+    /// The sink was full. Reconnect when there is room.
+    Held,
+    /// `stop` was cancelled.
+    Stopped,
+    /// The timeline ended; the session can fetch the history of the next and stream it.
+    Ended { next: Option<(Timeline, Lsn)>, session: Box<Session> },
+    /// The server shut down, and everything it sent was acknowledged.
+    ServerStopped,
+    /// We left a server that seems to shut down; what was not durable is not acknowledged.
+    Yielded,
+}
+
+/// Runs until something of [`Outcome`] happens. The sink sees every event but `Ended` and
+/// `ServerStopped`; `ShutdownSuspected` comes once and means: make the tail durable now.
+///
+/// # Errors
+/// When the connection breaks or the server refuses; [`Error::class`] says what to do.
+pub async fn run(
+    mut stream: WalStream,
+    mut sink: impl FnMut(StreamEvent) -> Push + Send,
+    mut acknowledged: watch::Receiver<Acknowledged>,
+    stop: CancellationToken,
+    drive: Drive,
+) -> Result<Outcome, Error> {
+    // A shutdown we believe in: until when to wait.
+    let mut suspicion: Option<Instant> = None;
+    let mut ping_at = drive.ping_idle.map(|idle| Instant::now() + idle);
+    let mut listening = true;
+    stream.report(*acknowledged.borrow_and_update());
+    loop {
+        let event = tokio::select! {
+            biased;
+            () = stop.cancelled() => {
+                stream.report(*acknowledged.borrow());
+                stream.close().await;
+                return Ok(Outcome::Stopped);
+            }
+            changed = acknowledged.changed(), if listening => {
+                listening = changed.is_ok();
+                stream.report(*acknowledged.borrow_and_update());
+                continue;
+            }
+            () = until(suspicion) => {
+                stream.close().await;
+                return Ok(Outcome::Yielded);
+            }
+            event = stream.next() => event?,
+            () = until(ping_at) => {
+                stream.ping();
+                ping_at = drive.ping_idle.map(|idle| Instant::now() + idle);
+                continue;
+            }
+        };
+        match event {
+            StreamEvent::Ended { next } => {
+                let session = stream.into_session().map(Box::new);
+                let session = session.expect("a stream that has ended gives its session back");
+                return Ok(Outcome::Ended { next, session });
+            }
+            StreamEvent::ServerStopped => return Ok(Outcome::ServerStopped),
+            StreamEvent::ShutdownSuspected { .. } if suspicion.is_some() => continue,
+            StreamEvent::ShutdownSuspected { .. } => {
+                suspicion = Some(Instant::now() + drive.shutdown_grace);
+            }
+            // A server that waits for us to shut down has nothing more to send.
+            StreamEvent::Data { .. } => {
+                suspicion = None;
+                ping_at = drive.ping_idle.map(|idle| Instant::now() + idle);
+            }
+            StreamEvent::Keepalive { .. } => {
+                ping_at = drive.ping_idle.map(|idle| Instant::now() + idle);
+            }
+        }
+        if sink(event) == Push::Full {
+            stream.close().await;
+            return Ok(Outcome::Held);
+        }
+    }
+}
+
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Default for Drive {
+    fn default() -> Self {
+        Self { shutdown_grace: Duration::from_secs(5), ping_idle: Some(Duration::from_secs(1)) }
+    }
+}

@@ -1,3 +1,6 @@
-//! The sidecar: from the database's own log to the store, second by second.
+//! The sidecar: from a database's own log stream into the archive. In the order of a byte's life.
 
 pub mod source;
+pub mod ring;
+pub mod spool;
+pub mod ship;

@@ -1,0 +1,196 @@
+//! One spool file: the frames of the segment that is being filled, and its seal.
+//!
+//! Enters: frames in order. Leaves: a file that *is* the sealed object. After a crash at any line
+//! the file holds a run of whole frames and perhaps a torn one, which [`OpenFile::recover`] cuts.
+//! A failed fsync ends the file: the caller abandons it and asks the source again.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use proto::disk::{Disk, DiskFile};
+use proto::segment::{
+    Codec, FRAME_RAW, Footer, Frame, FrameEntry, FrameKind, OpenSegment, SegmentHead, decompress,
+    first_frame,
+};
+
+use super::error::io_error;
+use super::{Slot, SpoolError};
+
+/// The file of the segment that is being filled.
+#[derive(Debug)]
+pub struct OpenFile {
+    pub slot: Slot,
+    pub segment: OpenSegment,
+    path: PathBuf,
+    disk: Arc<dyn Disk>,
+    file: Box<dyn DiskFile>,
+    /// Raw bytes that an fsync has confirmed.
+    synced: u64,
+}
+
+/// A whole segment on the local disk, waiting for the store.
+#[derive(Debug, Clone)]
+pub struct SealedFile {
+    pub slot: Slot,
+    pub footer: Footer,
+    pub path: PathBuf,
+    pub file_len: u64,
+}
+
+pub(super) const OPEN: &str = "open";
+pub(super) const SEALED: &str = "sealed";
+
+pub(super) fn path_of(dir: &Path, slot: &Slot, kind: &str) -> PathBuf {
+    dir.join(format!("{}.{kind}", slot.name.name))
+}
+
+impl OpenFile {
+    pub fn create(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        slot: Slot,
+        head: SegmentHead,
+    ) -> Result<Self, SpoolError> {
+        let path = path_of(dir, &slot, OPEN);
+        if disk.len(&path).is_ok() {
+            disk.remove(&path).map_err(io_error("remove", &path))?;
+        }
+        let file = disk.create_new(&path).map_err(io_error("create", &path))?;
+        disk.sync_dir(dir).map_err(io_error("sync", dir))?;
+        Ok(Self { slot, segment: OpenSegment::new(head), path, disk, file, synced: 0 })
+    }
+
+    /// Reads a file that an earlier run left: whole frames are kept, the rest is cut off.
+    pub fn recover(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        slot: Slot,
+        head: SegmentHead,
+    ) -> Result<Self, SpoolError> {
+        let path = path_of(dir, &slot, OPEN);
+        let bytes = disk.read(&path).map_err(io_error("read", &path))?;
+        let mut segment = OpenSegment::new(head);
+        let limit = slot.end.since(slot.start).0;
+        let mut at = 0;
+        // The first frame that is torn, flipped or foreign ends the run: the source sends it again.
+        while let Ok(Some(span)) = first_frame(&bytes[at..]) {
+            let frame = &bytes[at..at + span.len];
+            let Ok(raw) = decompress(frame) else { break };
+            if span.kind == FrameKind::Skippable || segment.raw_len() + raw.len() as u64 > limit {
+                break;
+            }
+            let entry = FrameEntry {
+                raw_len: u32::try_from(raw.len()).expect("bounded by FRAME_RAW_MAX"),
+                file_len: u32::try_from(span.len).expect("bounded by FRAME_RAW_MAX"),
+                crc: crc32fast::hash(frame),
+            };
+            segment.push(entry, &raw);
+            at += span.len;
+        }
+        let mut file = disk.append(&path).map_err(io_error("open", &path))?;
+        file.truncate(at as u64).map_err(io_error("cut", &path))?;
+        let mut open = Self { slot, segment, path, disk, file, synced: 0 };
+        open.sync()?;
+        Ok(open)
+    }
+
+    /// Appends a frame; durable after the next [`Self::sync`].
+    pub fn append(&mut self, frame: &Frame, raw: &[u8]) -> Result<(), SpoolError> {
+        self.file.write_all(&frame.bytes).map_err(io_error("write", &self.path))?;
+        self.segment.push(frame.entry, raw);
+        Ok(())
+    }
+
+    pub fn sync(&mut self) -> Result<(), SpoolError> {
+        if self.synced < self.segment.raw_len() {
+            self.file.sync().map_err(io_error("sync", &self.path))?;
+            self.synced = self.segment.raw_len();
+        }
+        Ok(())
+    }
+
+    /// The frames that hold the raw bytes from `raw_start` on, as they stand in the file.
+    /// `raw_start` is a frame's start.
+    pub fn frames_from(&self, raw_start: u64) -> FrameRange {
+        let (mut raw, mut offset) = (0, 0);
+        for entry in &self.segment.frames {
+            if raw >= raw_start {
+                break;
+            }
+            raw += u64::from(entry.raw_len);
+            offset += u64::from(entry.file_len);
+        }
+        debug_assert_eq!(raw, raw_start, "tails end where frames end");
+        let len = self.segment.file_len() - offset;
+        FrameRange { path: self.path.clone(), offset, len }
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.segment.raw_len() == self.slot.end.since(self.slot.start).0
+    }
+
+    /// Writes the footer, fsyncs and gives the file its sealed name. Many small frames (a slow
+    /// database's) are joined first.
+    pub fn seal(self, partial: bool, codec: Codec) -> Result<SealedFile, SpoolError> {
+        let wanted = self.segment.raw_len().div_ceil(FRAME_RAW as u64) as usize;
+        let mut whole =
+            if self.segment.frames.len() > wanted * 2 + 8 { self.joined(codec)? } else { self };
+        let (footer, bytes) = whole.segment.clone().seal(partial);
+        whole.file.write_all(&bytes).map_err(io_error("write", &whole.path))?;
+        whole.file.sync().map_err(io_error("sync", &whole.path))?;
+        let dir = whole.path.parent().expect("a file in the spool").to_owned();
+        let path = path_of(&dir, &whole.slot, SEALED);
+        if whole.disk.len(&path).is_ok() {
+            whole.disk.remove(&path).map_err(io_error("remove", &path))?;
+        }
+        whole.disk.rename_exclusive(&whole.path, &path).map_err(io_error("rename", &path))?;
+        whole.disk.sync_dir(&dir).map_err(io_error("sync", &dir))?;
+        let file_len = footer.frames_len() + bytes.len() as u64;
+        Ok(SealedFile { slot: whole.slot, footer, path, file_len })
+    }
+
+    /// The same raw bytes in full frames, in a file of its own that replaces this one.
+    fn joined(self, codec: Codec) -> Result<Self, SpoolError> {
+        let dir = self.path.parent().expect("a file in the spool").to_owned();
+        let old = self.disk.read(&self.path).map_err(io_error("read", &self.path))?;
+        let path = path_of(&dir, &self.slot, "joining");
+        if self.disk.len(&path).is_ok() {
+            self.disk.remove(&path).map_err(io_error("remove", &path))?;
+        }
+        let file = self.disk.create_new(&path).map_err(io_error("create", &path))?;
+        let segment = OpenSegment::new(self.segment.head);
+        let (slot, disk) = (self.slot.clone(), self.disk.clone());
+        let mut joined = Self { slot, segment, path, disk, file, synced: 0 };
+        let wrong = |source| SpoolError::Segment { path: self.path.clone(), source };
+        let (mut pending, mut at) = (Vec::with_capacity(FRAME_RAW * 2), 0);
+        for entry in &self.segment.frames {
+            let end = at + entry.file_len as usize;
+            pending.extend(decompress(&old[at..end]).map_err(wrong)?);
+            at = end;
+            while pending.len() >= FRAME_RAW {
+                let rest = pending.split_off(FRAME_RAW);
+                joined.append(&Frame::of(codec, &pending).map_err(wrong)?, &pending)?;
+                pending = rest;
+            }
+        }
+        if !pending.is_empty() {
+            joined.append(&Frame::of(codec, &pending).map_err(wrong)?, &pending)?;
+        }
+        assert_eq!(joined.segment.hash(), self.segment.hash(), "joining changes no raw byte");
+        self.disk.remove(&self.path).map_err(io_error("remove", &self.path))?;
+        Ok(joined)
+    }
+
+    /// Leaves the file for the next run.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Some whole frames in a spool file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FrameRange {
+    pub path: PathBuf,
+    pub offset: u64,
+    pub len: u64,
+}

@@ -1,0 +1,21 @@
+//! The spool: the log on the local disk until the store has it.
+//!
+//! Enters: what the ring hands on. Leaves: the open segment's frames and sealed files, fsynced.
+//! After a crash at any line it is rebuilt from its own files and the store; losing it loses
+//! nothing that was acknowledged from the store.
+
+pub mod segmenter;
+pub mod file;
+pub mod spooler;
+pub mod recover;
+pub mod read;
+pub mod level;
+pub mod probe;
+
+mod error;
+
+pub use error::SpoolError;
+pub use file::{FrameRange, OpenFile, SealedFile};
+pub use level::SpoolLevel;
+pub use segmenter::{Segmenter, Slot, WalSegments};
+pub use spooler::{OpenState, SpoolEvent, SpoolSetup, SpoolStart, Spooler};

@@ -1,0 +1,193 @@
+//! What an earlier run left in the spool folder, made to continue what the store has.
+//!
+//! Enters: where the store's log ends. Leaves: sealed files that the store lacks, in order, and
+//! where the source goes on. What does not continue the store's log byte for byte is removed: the
+//! source sends it again. Nothing that only the spool holds and that continues is ever removed.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use proto::disk::Disk;
+use proto::position::{Epoch, Offset, Position};
+use proto::segment::{Codec, FOOTER_READ, FRAME_RAW, Footer, Frame, Hash, SegmentHead};
+
+use super::error::io_error;
+use super::file::{self, FrameRange, OpenFile, SealedFile};
+use super::{Segmenter, Slot, SpoolError, SpoolStart, read};
+
+/// Where the log in the store ends.
+#[derive(Debug, Clone)]
+pub struct StoreEnd {
+    pub epoch: Epoch,
+    /// The segment that is open, or that comes next.
+    pub slot: Slot,
+    /// Hash of the segment before it.
+    pub previous: Hash,
+    /// What the tails hold of it.
+    pub raw: Vec<u8>,
+}
+
+/// What the spool holds beyond the store.
+#[derive(Debug)]
+pub struct Recovered {
+    pub sealed: Vec<SealedFile>,
+    pub start: SpoolStart,
+    /// Bytes of all files that were kept.
+    pub bytes: u64,
+}
+
+#[derive(Debug, Clone)]
+pub struct RecoverSetup {
+    pub disk: Arc<dyn Disk>,
+    pub dir: PathBuf,
+    pub codec: Codec,
+    pub segmenter: Arc<dyn Segmenter>,
+    pub lineage: u32,
+    pub writer: u64,
+}
+
+/// Reads the spool folder and brings it in line with the store's end. Blocks.
+///
+/// # Errors
+/// When the local disk fails.
+pub fn recover(setup: &RecoverSetup, end: &StoreEnd) -> Result<Recovered, SpoolError> {
+    let (disk, dir) = (&*setup.disk, &setup.dir);
+    disk.create_dirs(dir).map_err(io_error("create", dir))?;
+    let mut found = sealed_files(setup)?;
+    found.sort_by_key(|s| (s.slot.name.epoch, s.slot.start, !s.footer.partial));
+    let mut kept: Vec<SealedFile> = Vec::new();
+    let mut at = Next { slot: end.slot.clone(), previous: end.previous };
+    for sealed in found {
+        let head = sealed.footer.head;
+        let begins = sealed.slot == at.slot && head.previous == at.previous;
+        let branches = kept.last().is_some_and(|last| branches_from(last, &sealed));
+        let fits = (begins && (!kept.is_empty() || holds(disk, &sealed, &end.raw)?)) || branches;
+        if fits {
+            at = Next::behind(&sealed, setup.segmenter.as_ref());
+            kept.push(sealed);
+        } else {
+            tracing::info!(file = %sealed.path.display(), "not needed any more, removed");
+            disk.remove(&sealed.path).map_err(io_error("remove", &sealed.path))?;
+        }
+    }
+    let held: &[u8] = if kept.is_empty() { &end.raw } else { &[] };
+    let open = open_file(setup, &at, held)?;
+    let bytes = kept.iter().map(|s| s.file_len).sum::<u64>()
+        + open.as_ref().map_or(0, |open| open.segment.file_len());
+    let next = open
+        .as_ref()
+        .map_or(at.slot.start, |open| Offset(open.slot.start.0 + open.segment.raw_len()));
+    let start = SpoolStart { epoch: at.slot.name.epoch, next, previous: at.previous, open };
+    Ok(Recovered { sealed: kept, start, bytes })
+}
+
+struct Next {
+    slot: Slot,
+    previous: Hash,
+}
+
+impl Next {
+    fn behind(sealed: &SealedFile, segmenter: &dyn Segmenter) -> Self {
+        if sealed.footer.partial {
+            Self { slot: sealed.slot.clone(), previous: sealed.footer.head.previous }
+        } else {
+            Self { slot: segmenter.after(&sealed.slot), previous: sealed.footer.hash }
+        }
+    }
+}
+
+/// The first segment of a new epoch stands where the old epoch's partial one stood.
+fn branches_from(last: &SealedFile, sealed: &SealedFile) -> bool {
+    last.footer.partial
+        && sealed.slot.name.epoch > last.slot.name.epoch
+        && sealed.slot.start == last.slot.start
+        && sealed.footer.head.previous == last.footer.head.previous
+}
+
+fn sealed_files(setup: &RecoverSetup) -> Result<Vec<SealedFile>, SpoolError> {
+    let (disk, dir) = (&*setup.disk, &setup.dir);
+    let mut found = Vec::new();
+    for entry in disk.list(dir).map_err(io_error("list", dir))? {
+        let path = dir.join(&entry.name);
+        match entry.name.rsplit_once('.') {
+            Some((_, file::SEALED)) => match sealed_file(setup, &path, entry.len)? {
+                Some(sealed) => found.push(sealed),
+                None => {
+                    tracing::warn!(file = %path.display(), "a damaged spool file, removed");
+                    disk.remove(&path).map_err(io_error("remove", &path))?;
+                }
+            },
+            Some((_, "joining")) => disk.remove(&path).map_err(io_error("remove", &path))?,
+            _ => {}
+        }
+    }
+    Ok(found)
+}
+
+fn sealed_file(
+    setup: &RecoverSetup,
+    path: &Path,
+    len: u64,
+) -> Result<Option<SealedFile>, SpoolError> {
+    let from = len.saturating_sub(FOOTER_READ);
+    let read = usize::try_from(len - from).expect("at most FOOTER_READ");
+    let suffix = setup.disk.read_at(path, from, read).map_err(io_error("read", path))?;
+    let Ok(footer) = Footer::decode_suffix(&suffix) else { return Ok(None) };
+    let head = footer.head;
+    if head.lineage != setup.lineage || head.engine != setup.segmenter.engine() {
+        return Ok(None);
+    }
+    let slot = setup.segmenter.slot(Position::new(head.epoch, head.start));
+    Ok(Some(SealedFile { slot, footer, path: path.to_owned(), file_len: len }))
+}
+
+/// Whether the file begins with exactly these raw bytes.
+fn holds(disk: &dyn Disk, sealed: &SealedFile, raw: &[u8]) -> Result<bool, SpoolError> {
+    let len = sealed.footer.frames_len();
+    let range = FrameRange { path: sealed.path.clone(), offset: 0, len };
+    let prefix = read::hash_prefix(disk, &range, raw.len() as u64);
+    Ok(sealed.footer.raw_len >= raw.len() as u64 && prefix.is_ok_and(|hash| hash == Hash::of(raw)))
+}
+
+/// The open file at `at`: the one that was left if it holds at least what the store has, else one
+/// made of what the store has, else none.
+fn open_file(setup: &RecoverSetup, at: &Next, held: &[u8]) -> Result<Option<OpenFile>, SpoolError> {
+    let (disk, dir) = (&setup.disk, &setup.dir);
+    let own = file::path_of(dir, &at.slot, file::OPEN);
+    for entry in disk.list(dir).map_err(io_error("list", dir))? {
+        let path = dir.join(&entry.name);
+        if entry.name.ends_with(".open") && path != own {
+            disk.remove(&path).map_err(io_error("remove", &path))?;
+        }
+    }
+    let head = SegmentHead {
+        engine: setup.segmenter.engine(),
+        lineage: setup.lineage,
+        epoch: at.slot.name.epoch,
+        number: at.slot.number,
+        writer: setup.writer,
+        start: at.slot.start,
+        previous: at.previous,
+    };
+    if disk.len(&own).is_ok() {
+        let open = OpenFile::recover(disk.clone(), dir, at.slot.clone(), head)?;
+        let long_enough = open.segment.raw_len() >= held.len() as u64 && open.segment.raw_len() > 0;
+        if long_enough
+            && read::hash_prefix(&**disk, &open.frames_from(0), held.len() as u64)?
+                == Hash::of(held)
+        {
+            return Ok(Some(open));
+        }
+        tracing::info!(file = %own.display(), "the store is ahead of the spool: filled from it");
+    }
+    if held.is_empty() {
+        return Ok(None);
+    }
+    let mut open = OpenFile::create(disk.clone(), dir, at.slot.clone(), head)?;
+    for piece in held.chunks(FRAME_RAW) {
+        let wrong = |source| SpoolError::Segment { path: own.clone(), source };
+        open.append(&Frame::of(setup.codec, piece).map_err(wrong)?, piece)?;
+    }
+    open.sync()?;
+    Ok(Some(open))
+}

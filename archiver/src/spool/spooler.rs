@@ -1,0 +1,500 @@
+//! The task between ring and ship: cuts the log into frames, compresses them side by side,
+//! appends them in order, fsyncs in groups and seals what is full.
+//!
+//! Enters: [`Item`]s. Leaves: [`SpoolEvent`]s, each after its bytes are on disk. Between two
+//! flushes at most [`FRAME_RAW`] bytes wait uncut and [`COMPRESS_AHEAD`] frames are in work.
+//! After a crash at any line the spool file holds whole frames; the rest comes again.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesOrdered;
+use proto::disk::Disk;
+use proto::position::{Epoch, Offset, Position};
+use proto::segment::{
+    Codec, FRAME_RAW, Frame, Hash, RunningHash, SegmentError, SegmentHead, Watermark,
+};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::SpoolError;
+use super::file::{OpenFile, SealedFile};
+use super::level::SpoolLevel;
+use super::probe::FrameProbe;
+use super::segmenter::{Segmenter, Slot};
+use crate::ring::{EpochChange, Item, RingReceiver};
+
+/// Frames that may be in compression at once: as many as there are cores to use.
+const COMPRESS_AHEAD: usize = 4;
+/// Segments that may be in sealing at once.
+const SEALING_MAX: usize = 3;
+/// How long the first new byte waits for company when nothing was flushed lately.
+const COALESCE: Duration = Duration::from_millis(5);
+
+/// What the ship stage learns, in order.
+#[derive(Debug)]
+pub enum SpoolEvent {
+    /// The open segment is on disk up to here.
+    Flushed(OpenState),
+    /// A segment is whole on disk.
+    Sealed(SealedFile),
+    /// The source is idle: everything up to the mark is in what was flushed before.
+    Idle(Watermark),
+    /// Must be in the store before anything that follows is acknowledged.
+    Object { key: proto::store::Key, bytes: Bytes },
+    /// What follows does not continue what came before (a gap): begin the order anew.
+    Skipped { from: Position },
+}
+
+/// The open segment as far as it is fsynced.
+#[derive(Debug, Clone)]
+pub struct OpenState {
+    pub slot: Slot,
+    pub head: SegmentHead,
+    pub path: PathBuf,
+    pub raw_len: u64,
+    pub file_len: u64,
+    pub hash: Hash,
+    /// Whether somebody waits for this flush (shutdown, `--once`): no interval applies.
+    pub urgent: bool,
+}
+
+/// What does not change while a spool lives.
+#[derive(Debug, Clone)]
+pub struct SpoolSetup {
+    pub disk: Arc<dyn Disk>,
+    pub dir: PathBuf,
+    pub codec: Codec,
+    /// The interval between flushes while there is something new.
+    pub flush: Duration,
+    pub segmenter: Arc<dyn Segmenter>,
+    pub level: Arc<SpoolLevel>,
+    pub probe: Arc<dyn FrameProbe>,
+    pub lineage: u32,
+    pub writer: u64,
+}
+
+/// Where a spool begins: found in store and spool folder by [`super::recover`].
+#[derive(Debug)]
+pub struct SpoolStart {
+    pub epoch: Epoch,
+    pub next: Offset,
+    /// Hash of the segment before the one at `next`.
+    pub previous: Hash,
+    /// The file that continues, if the segment at `next` is already begun.
+    pub open: Option<OpenFile>,
+}
+
+type Compressed = (Bytes, Result<Frame, SegmentError>);
+
+/// A sealed file, and how large it was while open.
+type Seal = (SealedFile, u64);
+
+/// A frame in work: where its raw bytes begin, and what follows once it is on disk.
+#[derive(Debug, Clone, Copy)]
+struct Cut {
+    start: Offset,
+    flush: bool,
+    urgent: bool,
+}
+
+/// Bytes that must be the same as ones that are held: sent again after a reconnect (and dropped
+/// here), or copied by a new epoch from the one before it (and kept).
+#[derive(Debug)]
+struct Compare {
+    hash: RunningHash,
+    until: Offset,
+    expected: Hash,
+    keep: bool,
+}
+
+#[derive(Debug)]
+pub struct Spooler {
+    setup: SpoolSetup,
+    ring: RingReceiver,
+    events: mpsc::UnboundedSender<SpoolEvent>,
+    epoch: Epoch,
+    next: Offset,
+    previous: Hash,
+    open: Option<OpenFile>,
+    pending: BytesMut,
+    working: FuturesOrdered<JoinHandle<Compressed>>,
+    cuts: std::collections::VecDeque<Cut>,
+    sealing: FuturesOrdered<JoinHandle<Result<Seal, SpoolError>>>,
+    compare: Option<Compare>,
+    flush_at: Option<Instant>,
+    last_flush: Option<Instant>,
+}
+
+impl Spooler {
+    pub fn new(
+        setup: SpoolSetup,
+        start: SpoolStart,
+        ring: RingReceiver,
+        events: mpsc::UnboundedSender<SpoolEvent>,
+    ) -> Self {
+        Self {
+            setup,
+            ring,
+            events,
+            epoch: start.epoch,
+            next: start.next,
+            previous: start.previous,
+            open: start.open,
+            pending: BytesMut::with_capacity(FRAME_RAW),
+            working: FuturesOrdered::new(),
+            cuts: std::collections::VecDeque::new(),
+            sealing: FuturesOrdered::new(),
+            compare: None,
+            flush_at: None,
+            last_flush: None,
+        }
+    }
+
+    /// Runs until the source is gone and everything it handed on is on disk.
+    ///
+    /// # Errors
+    /// [`SpoolError`]; what was flushed before stays valid.
+    pub async fn run(mut self) -> Result<(), SpoolError> {
+        loop {
+            let flush_at = self.flush_at;
+            tokio::select! {
+                biased;
+                Some(done) = self.working.next() => {
+                    self.append(done.map_err(|_| SpoolError::Worker)?).await?;
+                }
+                Some(done) = self.sealing.next() => self.sealed(done)?,
+                () = sleep_until(flush_at), if flush_at.is_some() => self.flush(false).await?,
+                item = self.ring.next(), if self.working.len() < COMPRESS_AHEAD => match item {
+                    Some(item) => self.take(item).await?,
+                    None => {
+                        self.flush(true).await?;
+                        return self.drain().await;
+                    }
+                },
+            }
+        }
+    }
+
+    async fn take(&mut self, item: Item) -> Result<(), SpoolError> {
+        match item {
+            Item::Data { start, bytes, clock } => self.take_data(start, bytes, clock).await,
+            Item::Idle(mark) => {
+                self.flush(false).await?;
+                self.drain().await?;
+                self.send(SpoolEvent::Idle(mark));
+                Ok(())
+            }
+            Item::Resume { from } => self.resume(from).await,
+            Item::Flush => self.flush(true).await,
+            Item::Object { key, bytes } => {
+                self.drain().await?;
+                self.send(SpoolEvent::Object { key, bytes });
+                Ok(())
+            }
+            Item::Epoch(change) => self.change_epoch(change).await,
+            Item::Skip { from, done } => {
+                self.flush(true).await?;
+                self.drain().await?;
+                self.seal_partial().await?;
+                self.drain_sealing(0).await?;
+                self.next = from;
+                self.previous = Hash::NONE;
+                self.send(SpoolEvent::Skipped { from: Position::new(self.epoch, from) });
+                // The waiting side may be gone: a stopping source needs no answer.
+                let _ = done.send(());
+                Ok(())
+            }
+        }
+    }
+
+    async fn take_data(
+        &mut self,
+        start: Offset,
+        mut bytes: Bytes,
+        clock: Option<proto::timestamp::Timestamp>,
+    ) -> Result<(), SpoolError> {
+        let mut at = start;
+        if self.compare.is_some() {
+            at = self.compare(start, &mut bytes)?;
+            if bytes.is_empty() {
+                return Ok(());
+            }
+        }
+        if at != self.next {
+            return Err(SpoolError::Discontinuous { expected: self.next, found: at });
+        }
+        self.setup.probe.received(clock);
+        while !bytes.is_empty() {
+            let position = Position::new(self.epoch, self.next);
+            let to_end = self.setup.segmenter.slot(position).end.since(self.next).0;
+            let room = (FRAME_RAW - self.pending.len()) as u64;
+            let len = room.min(to_end).min(bytes.len() as u64);
+            let piece = bytes.split_to(usize::try_from(len).expect("at most bytes.len()"));
+            self.pending.extend_from_slice(&piece);
+            self.next = Offset(self.next.0 + len);
+            if self.pending.len() == FRAME_RAW || len == to_end {
+                self.cut(false, false);
+                while self.working.len() >= COMPRESS_AHEAD {
+                    self.append_next().await?;
+                }
+            }
+        }
+        self.arm_flush();
+        Ok(())
+    }
+
+    /// The next flush: soon when nothing was flushed lately, else when the interval is over.
+    fn arm_flush(&mut self) {
+        if self.flush_at.is_none() {
+            let soon = Instant::now() + COALESCE;
+            let due = self.last_flush.map_or(soon, |last| last + self.setup.flush);
+            self.flush_at = Some(due.max(soon));
+        }
+    }
+
+    /// Hands the uncut bytes to a compressor.
+    fn cut(&mut self, flush: bool, urgent: bool) {
+        if self.pending.is_empty() {
+            return;
+        }
+        let raw = std::mem::replace(&mut self.pending, BytesMut::with_capacity(FRAME_RAW)).freeze();
+        let start = Offset(self.next.0 - raw.len() as u64);
+        self.setup.probe.cut(Position::new(self.epoch, start), &raw);
+        let codec = self.setup.codec;
+        self.cuts.push_back(Cut { start, flush, urgent });
+        self.working.push_back(tokio::task::spawn_blocking(move || {
+            let frame = Frame::of(codec, &raw);
+            (raw, frame)
+        }));
+    }
+
+    /// Everything handed on so far goes to disk and is announced.
+    async fn flush(&mut self, urgent: bool) -> Result<(), SpoolError> {
+        self.flush_at = None;
+        self.last_flush = Some(Instant::now());
+        if !self.pending.is_empty() {
+            self.cut(true, urgent);
+        } else if let Some(last) = self.cuts.back_mut() {
+            last.flush = true;
+            last.urgent |= urgent;
+        } else if let Some(mut open) = self.open.take() {
+            open = blocking(move || open.sync().map(|()| open)).await?;
+            self.drain_sealing(0).await?;
+            self.announce(&open, urgent);
+            self.open = Some(open);
+        }
+        Ok(())
+    }
+
+    async fn drain(&mut self) -> Result<(), SpoolError> {
+        while !self.working.is_empty() {
+            self.append_next().await?;
+        }
+        self.drain_sealing(0).await
+    }
+
+    /// Waits until at most `rest` segments are being sealed.
+    async fn drain_sealing(&mut self, rest: usize) -> Result<(), SpoolError> {
+        while self.sealing.len() > rest {
+            let done = self.sealing.next().await.ok_or(SpoolError::Worker)?;
+            self.sealed(done)?;
+        }
+        Ok(())
+    }
+
+    async fn append_next(&mut self) -> Result<(), SpoolError> {
+        match self.working.next().await {
+            Some(done) => self.append(done.map_err(|_| SpoolError::Worker)?).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn append(&mut self, (raw, frame): Compressed) -> Result<(), SpoolError> {
+        let cut = self.cuts.pop_front().expect("a cut for each frame in work");
+        let path = self.setup.dir.clone();
+        let frame = frame.map_err(|source| SpoolError::Segment { path, source })?;
+        let mut open = match self.open.take() {
+            Some(open) => open,
+            None => self.create(cut.start).await?,
+        };
+        self.setup.level.add(frame.bytes.len() as u64);
+        let sync = cut.flush;
+        open = blocking(move || {
+            open.append(&frame, &raw)?;
+            if sync {
+                open.sync()?;
+            }
+            Ok(open)
+        })
+        .await?;
+        if open.is_full() {
+            return self.seal(open, false).await;
+        }
+        if cut.flush {
+            self.drain_sealing(0).await?;
+            self.announce(&open, cut.urgent);
+        }
+        self.open = Some(open);
+        Ok(())
+    }
+
+    async fn create(&self, start: Offset) -> Result<OpenFile, SpoolError> {
+        let slot = self.setup.segmenter.slot(Position::new(self.epoch, start));
+        assert_eq!(slot.start, start, "a segment begins at its start");
+        let head = SegmentHead {
+            engine: self.setup.segmenter.engine(),
+            lineage: self.setup.lineage,
+            epoch: slot.name.epoch,
+            number: slot.number,
+            writer: self.setup.writer,
+            start: slot.start,
+            previous: self.previous,
+        };
+        let (disk, dir) = (self.setup.disk.clone(), self.setup.dir.clone());
+        blocking(move || OpenFile::create(disk, &dir, slot, head)).await
+    }
+
+    /// Seals a segment beside the frames that follow it.
+    async fn seal(&mut self, open: OpenFile, partial: bool) -> Result<(), SpoolError> {
+        self.drain_sealing(SEALING_MAX - 1).await?;
+        if !partial {
+            self.previous = open.segment.hash();
+        }
+        let codec = self.setup.codec;
+        self.sealing.push_back(tokio::task::spawn_blocking(move || {
+            let before = open.segment.file_len();
+            open.seal(partial, codec).map(|sealed| (sealed, before))
+        }));
+        Ok(())
+    }
+
+    fn sealed(
+        &self,
+        done: Result<Result<Seal, SpoolError>, tokio::task::JoinError>,
+    ) -> Result<(), SpoolError> {
+        let (sealed, before) = done.map_err(|_| SpoolError::Worker)??;
+        self.setup.level.add(sealed.file_len);
+        self.setup.level.remove(before);
+        self.send(SpoolEvent::Sealed(sealed));
+        Ok(())
+    }
+
+    fn announce(&self, open: &OpenFile, urgent: bool) {
+        self.send(SpoolEvent::Flushed(OpenState {
+            slot: open.slot.clone(),
+            head: open.segment.head,
+            path: open.path().to_owned(),
+            raw_len: open.segment.raw_len(),
+            file_len: open.segment.file_len(),
+            hash: open.segment.hash(),
+            urgent,
+        }));
+    }
+
+    fn send(&self, event: SpoolEvent) {
+        // Nobody listens any more only when the whole pipeline is being taken down.
+        let _ = self.events.send(event);
+    }
+
+    /// A new connection sends from a segment's start: what is held is compared, not stored twice.
+    async fn resume(&mut self, from: Offset) -> Result<(), SpoolError> {
+        self.compare = None;
+        self.flush(false).await?;
+        self.drain().await?;
+        if from == self.next {
+            return Ok(());
+        }
+        match &self.open {
+            Some(open) if open.slot.start == from => {
+                self.compare = Some(Compare {
+                    hash: RunningHash::default(),
+                    until: self.next,
+                    expected: open.segment.hash(),
+                    keep: false,
+                });
+                Ok(())
+            }
+            _ => Err(SpoolError::Discontinuous { expected: self.next, found: from }),
+        }
+    }
+
+    /// Takes the bytes that were held before off the front of `bytes` and returns where the rest
+    /// begins (everything, when they are to be kept).
+    fn compare(&mut self, start: Offset, bytes: &mut Bytes) -> Result<Offset, SpoolError> {
+        let Some(compare) = &mut self.compare else { return Ok(start) };
+        let again = compare.until.since(start).0.min(bytes.len() as u64);
+        let len = usize::try_from(again).expect("at most bytes.len()");
+        compare.hash.update(&bytes[..len]);
+        let reached = Offset(start.0 + again);
+        let at = if compare.keep {
+            start
+        } else {
+            let _ = bytes.split_to(len);
+            reached
+        };
+        if reached >= compare.until {
+            let (expected, found) = (compare.expected, compare.hash.now());
+            self.compare = None;
+            if expected != found {
+                let at = Position::new(self.epoch, reached);
+                return Err(SpoolError::Diverged { at, expected, found });
+            }
+        }
+        Ok(at)
+    }
+
+    async fn seal_partial(&mut self) -> Result<(), SpoolError> {
+        match self.open.take() {
+            Some(open) if open.segment.raw_len() > 0 => self.seal(open, true).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends this epoch's log with a partial segment and begins the next epoch's. The new segment
+    /// begins with a copy of the old one's bytes up to the branch: they must be the same.
+    async fn change_epoch(&mut self, change: EpochChange) -> Result<(), SpoolError> {
+        self.flush(true).await?;
+        self.drain().await?;
+        let copied = match &self.open {
+            Some(open) if open.slot.start == change.from && change.at > change.from => {
+                let len = change.at.since(change.from).0.min(open.segment.raw_len());
+                let (disk, range) = (self.setup.disk.clone(), open.frames_from(0));
+                Some((len, blocking(move || super::read::hash_prefix(&*disk, &range, len)).await?))
+            }
+            _ => None,
+        };
+        self.seal_partial().await?;
+        self.drain_sealing(0).await?;
+        self.epoch = change.next;
+        self.next = change.from;
+        if let Some(previous) = change.previous {
+            self.previous = previous;
+        }
+        self.compare = copied.map(|(len, expected)| Compare {
+            hash: RunningHash::default(),
+            until: Offset(change.from.0 + len),
+            expected,
+            keep: true,
+        });
+        Ok(())
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Runs disk work where waiting for it stops nothing else.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, SpoolError> + Send + 'static,
+) -> Result<T, SpoolError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| SpoolError::Worker)?
+}

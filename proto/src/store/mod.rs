@@ -160,7 +160,8 @@ pub trait Store: Send + Sync + fmt::Debug {
     async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Page, StoreError>;
 
     /// The names directly below `folder` (`a/b/`: empty for the root, else with its slash) that have
-    /// something below them in turn; in the order of their keys. One request a thousand names.
+    /// something below them in turn; in the order of their keys. One request a thousand names. A
+    /// store may name a folder a little longer than its last object lives.
     async fn folders(&self, folder: &str) -> Result<Vec<String>, StoreError>;
 
     /// Removes an object; no error when it is absent.

@@ -9,9 +9,11 @@ mod address;
 mod body;
 mod connect;
 mod error;
+mod list;
 
 pub use address::S3Address;
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
@@ -21,7 +23,7 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::types::ChecksumMode;
 use bytes::Bytes;
 
-use super::{Access, Body, Class, Key, Object, Page, Put, Range, Store, StoreError};
+use super::{Access, Body, Class, Key, Page, Put, Range, Store, StoreError};
 use connect::Session;
 use error::Asked;
 
@@ -41,6 +43,9 @@ pub struct S3Store {
     /// Bucket and prefix, for messages.
     short: String,
     access: Access,
+    /// Whether it was seen to list keys in another order than that of their bytes, as stores do
+    /// that keep folders (SeaweedFS, directory buckets).
+    unordered: AtomicBool,
     session: RwLock<Arc<Session>>,
     renewed: tokio::sync::Mutex<Option<tokio::time::Instant>>,
 }
@@ -61,6 +66,7 @@ impl S3Store {
             session: RwLock::new(Arc::new(Session::open(&address).await?)),
             address,
             access,
+            unordered: AtomicBool::new(false),
             renewed: tokio::sync::Mutex::default(),
         })
     }
@@ -168,38 +174,6 @@ impl S3Store {
     fn absent(&self, key: &Key) -> StoreError {
         StoreError::Absent { address: self.short.clone(), key: key.clone() }
     }
-
-    /// One page of keys below `prefix`; with a delimiter also of the folders among them.
-    async fn page(
-        &self,
-        prefix: &str,
-        after: Option<&str>,
-        token: Option<String>,
-        delimiter: Option<&str>,
-    ) -> Result<aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output, StoreError> {
-        let asked = self.asked("list", prefix);
-        let answer = self
-            .call(&asked, 0, |client| {
-                let request = client
-                    .list_objects_v2()
-                    .bucket(&self.address.bucket)
-                    .prefix(self.full(prefix))
-                    .set_start_after(after.map(|after| self.full(after)))
-                    .set_continuation_token(token.clone())
-                    .set_delimiter(delimiter.map(str::to_owned));
-                async move { request.send().await }
-            })
-            .await?;
-        answer.map_err(|refused| asked.failed(&refused))
-    }
-
-    /// A key of the bucket as a key of the archive.
-    fn relative<'a>(&self, full: &'a str) -> Option<&'a str> {
-        if self.address.prefix.is_empty() {
-            return Some(full);
-        }
-        full.strip_prefix(&self.address.prefix)?.strip_prefix('/')
-    }
 }
 
 #[async_trait]
@@ -292,40 +266,11 @@ impl Store for S3Store {
     }
 
     async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Page, StoreError> {
-        let mut token = None;
-        loop {
-            let answer = self.page(prefix, after, token, None).await?;
-            let objects: Vec<Object> = answer
-                .contents()
-                .iter()
-                .filter_map(|object| {
-                    let key = Key::parse(self.relative(object.key()?)?)?;
-                    Some(Object { key, bytes: u64::try_from(object.size()?).ok()? })
-                })
-                .collect();
-            token = answer.next_continuation_token;
-            let more = answer.is_truncated == Some(true) && token.is_some();
-            // A page of nothing but strangers is no end.
-            if !objects.is_empty() || !more {
-                return Ok(Page { objects, more });
-            }
-        }
+        self.list_in_order(prefix, after).await
     }
 
     async fn folders(&self, folder: &str) -> Result<Vec<String>, StoreError> {
-        let mut found = Vec::new();
-        let mut token = None;
-        loop {
-            let answer = self.page(folder, None, token, Some("/")).await?;
-            found.extend(answer.common_prefixes().iter().filter_map(|below| {
-                let name = self.relative(below.prefix()?)?.strip_prefix(folder)?;
-                Some(name.strip_suffix('/')?.to_owned()).filter(|name| !name.is_empty())
-            }));
-            token = answer.next_continuation_token;
-            if answer.is_truncated != Some(true) || token.is_none() {
-                return Ok(found);
-            }
-        }
+        self.folder_names(folder).await
     }
 
     async fn delete(&self, key: &Key) -> Result<(), StoreError> {

@@ -1,4 +1,5 @@
 use super::super::{Class, conformance, list_all};
+use super::write::COPY_BYTES;
 use super::*;
 use crate::disk::{DirEntry, DiskFile};
 use crate::timestamp::Timestamp;
@@ -82,6 +83,16 @@ async fn leftovers_of_a_crash_are_hidden_and_old_ones_are_swept() {
     assert_eq!(left[0].name, young);
     let refused = store.put(&key(".tmp/x"), &Body::Bytes("x".into())).await.unwrap_err();
     assert_eq!(refused.class(), Class::Config);
+}
+
+#[tokio::test]
+async fn a_folder_of_nothing_but_folders_is_not_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = at(dir.path()).await;
+    store.put(&key("a/b/c"), &Body::Bytes("x".into())).await.unwrap();
+    store.put(&key("d/e"), &Body::Bytes("x".into())).await.unwrap();
+    store.delete(&key("a/b/c")).await.unwrap();
+    assert_eq!(store.folders("").await.unwrap(), ["d"]);
 }
 
 #[tokio::test]

@@ -4,3 +4,4 @@ pub mod source;
 pub mod ring;
 pub mod spool;
 pub mod ship;
+pub mod base;

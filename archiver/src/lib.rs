@@ -3,5 +3,6 @@
 pub mod source;
 pub mod ring;
 pub mod spool;
+pub mod seal;
 pub mod ship;
 pub mod base;

@@ -22,7 +22,7 @@ pub enum Item {
     /// Log bytes from `start` on; `clock` is the database's, when it sent them.
     Data { start: Offset, bytes: Bytes, clock: Option<Timestamp> },
     /// Everything up to the watermark's offset was handed on before this.
-    Idle(Watermark),
+    Mark(Watermark),
     /// A new connection begins to send at `from`: bytes that are held already must be the same.
     Resume { from: Offset },
     /// Make durable what is there, now (a clean shutdown of the server waits for it).

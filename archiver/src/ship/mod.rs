@@ -1,3 +1,31 @@
-//! The ship stage: from the local disk into the store, and what may be acknowledged.
+//! From the local disk into the store, and what may be acknowledged to the database.
+//!
+//! Enters: the open segment's frames and sealed files. Leaves: tails, segments, [`Durable`]s.
+
+pub mod health;
+pub mod order;
+pub mod resume;
+pub mod shipper;
+pub mod tails;
+
 mod durable;
+mod error;
+mod put;
+
 pub use durable::Durable;
+pub use error::ShipError;
+pub use shipper::{DurableWatch, ShipStart, Shipper};
+pub use tails::{ShipTools, TailChain};
+
+use serde::{Deserialize, Serialize};
+
+/// Whose confirmation lets go of the database's log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum AckFrom {
+    /// The object store's.
+    #[default]
+    Store,
+    /// The local disk's.
+    Spool,
+}

@@ -40,6 +40,11 @@ impl SpoolError {
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Io { .. } | Self::Segment { .. })
     }
+
+    /// The file is not there any more: its segment was sealed, or brought up and removed.
+    pub fn is_gone(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
 }
 
 pub(crate) fn io_error(

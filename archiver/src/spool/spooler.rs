@@ -42,8 +42,8 @@ pub enum SpoolEvent {
     Flushed(OpenState),
     /// A segment is whole on disk.
     Sealed(SealedFile),
-    /// The source is idle: everything up to the mark is in what was flushed before.
-    Idle(Watermark),
+    /// The source is idle: everything up to the state's mark was flushed before.
+    Idle(OpenState),
     /// Must be in the store before anything that follows is acknowledged.
     Object { key: proto::store::Key, bytes: Bytes },
     /// What follows does not continue what came before (a gap): begin the order anew.
@@ -59,8 +59,16 @@ pub struct OpenState {
     pub raw_len: u64,
     pub file_len: u64,
     pub hash: Hash,
-    /// Whether somebody waits for this flush (shutdown, `--once`): no interval applies.
+    /// What the source has proved, not beyond these bytes.
+    pub mark: Option<Watermark>,
+    /// Whether somebody waits for this flush (a shutdown, `--once`).
     pub urgent: bool,
+}
+
+impl OpenState {
+    pub const fn end(&self) -> Offset {
+        Offset(self.slot.start.0 + self.raw_len)
+    }
 }
 
 /// What does not change while a spool lives.
@@ -128,6 +136,7 @@ pub struct Spooler {
     compare: Option<Compare>,
     flush_at: Option<Instant>,
     last_flush: Option<Instant>,
+    mark: Option<Watermark>,
 }
 
 impl Spooler {
@@ -152,6 +161,7 @@ impl Spooler {
             compare: None,
             flush_at: None,
             last_flush: None,
+            mark: None,
         }
     }
 
@@ -183,10 +193,11 @@ impl Spooler {
     async fn take(&mut self, item: Item) -> Result<(), SpoolError> {
         match item {
             Item::Data { start, bytes, clock } => self.take_data(start, bytes, clock).await,
-            Item::Idle(mark) => {
-                self.flush(false).await?;
-                self.drain().await?;
-                self.send(SpoolEvent::Idle(mark));
+            Item::Mark(mark) => {
+                self.mark = Some(mark);
+                if self.is_flushed() {
+                    self.send(SpoolEvent::Idle(self.state()));
+                }
                 Ok(())
             }
             Item::Resume { from } => self.resume(from).await,
@@ -346,7 +357,13 @@ impl Spooler {
     async fn create(&self, start: Offset) -> Result<OpenFile, SpoolError> {
         let slot = self.setup.segmenter.slot(Position::new(self.epoch, start));
         assert_eq!(slot.start, start, "a segment begins at its start");
-        let head = SegmentHead {
+        let head = self.head(&slot);
+        let (disk, dir) = (self.setup.disk.clone(), self.setup.dir.clone());
+        blocking(move || OpenFile::create(disk, &dir, slot, head)).await
+    }
+
+    fn head(&self, slot: &Slot) -> SegmentHead {
+        SegmentHead {
             engine: self.setup.segmenter.engine(),
             lineage: self.setup.lineage,
             epoch: slot.name.epoch,
@@ -354,9 +371,7 @@ impl Spooler {
             writer: self.setup.writer,
             start: slot.start,
             previous: self.previous,
-        };
-        let (disk, dir) = (self.setup.disk.clone(), self.setup.dir.clone());
-        blocking(move || OpenFile::create(disk, &dir, slot, head)).await
+        }
     }
 
     /// Seals a segment beside the frames that follow it.
@@ -385,6 +400,7 @@ impl Spooler {
     }
 
     fn announce(&self, open: &OpenFile, urgent: bool) {
+        let end = Offset(open.slot.start.0 + open.segment.raw_len());
         self.send(SpoolEvent::Flushed(OpenState {
             slot: open.slot.clone(),
             head: open.segment.head,
@@ -392,8 +408,34 @@ impl Spooler {
             raw_len: open.segment.raw_len(),
             file_len: open.segment.file_len(),
             hash: open.segment.hash(),
+            mark: self.mark.filter(|mark| mark.offset <= end),
             urgent,
         }));
+    }
+
+    /// Whether everything handed on so far is on disk and announced.
+    fn is_flushed(&self) -> bool {
+        self.pending.is_empty()
+            && self.working.is_empty()
+            && self.sealing.is_empty()
+            && self.flush_at.is_none()
+            && self.compare.is_none()
+    }
+
+    /// The open segment, or the one that comes next while it is empty.
+    fn state(&self) -> OpenState {
+        let slot = self.setup.segmenter.slot(Position::new(self.epoch, self.next));
+        let open = self.open.as_ref();
+        OpenState {
+            head: open.map_or_else(|| self.head(&slot), |open| open.segment.head),
+            path: open.map_or_else(PathBuf::new, |open| open.path().to_owned()),
+            raw_len: open.map_or(0, |open| open.segment.raw_len()),
+            file_len: open.map_or(0, |open| open.segment.file_len()),
+            hash: open.map_or_else(|| Hash::of(b""), |open| open.segment.hash()),
+            slot,
+            mark: self.mark,
+            urgent: false,
+        }
     }
 
     fn send(&self, event: SpoolEvent) {
@@ -493,7 +535,7 @@ async fn sleep_until(at: Option<Instant>) {
 }
 
 /// Runs disk work where waiting for it stops nothing else.
-pub(super) async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, SpoolError> + Send + 'static,
 ) -> Result<T, SpoolError> {
     tokio::task::spawn_blocking(work).await.map_err(|_| SpoolError::Worker)?

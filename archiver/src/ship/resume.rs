@@ -1,0 +1,162 @@
+//! Where the log in the store ends, and how a writer takes its place there.
+//!
+//! Enters: an archive. Leaves: the end of the unbroken log (listings only propose, hashes decide),
+//! and, for a writer, a fence that stops every older one at its next put.
+
+use proto::archive::chain::{self, Chain};
+use proto::archive::ends;
+use proto::archive::layout::{Lineage, SegmentName};
+use proto::archive::ledger::{self, Event};
+use proto::archive::{ArchiveError, identity::PostgresIdentity};
+use proto::clock::Clock;
+use proto::position::{Offset, Position};
+use proto::postgres::lsn::{SegmentId, Timeline};
+use proto::segment::{FOOTER_READ, Footer, Hash, SegmentHead, TailKind};
+use proto::store::{Range, Store};
+
+use super::tails::{ShipTools, TailChain};
+use super::{ShipError, tails::Grown};
+use crate::spool::recover::StoreEnd;
+use crate::spool::{Segmenter, WalSegments};
+
+/// Uploads go side by side, so the last few sealed segments may have holes between them.
+const HOLES_LOOKED_FOR: u64 = 64;
+
+/// The end of a lineage's log.
+#[derive(Debug)]
+pub struct End {
+    pub store: StoreEnd,
+    pub chain: Chain,
+    /// The end as a position, if the archive holds any log.
+    pub durable: Option<Position>,
+}
+
+/// Finds the end of the unbroken log of a PostgreSQL lineage.
+///
+/// # Errors
+/// When the store fails, or what stands at the end is damaged.
+pub async fn find_end(
+    store: &dyn Store,
+    lineage: Lineage,
+    identity: &PostgresIdentity,
+) -> Result<End, ArchiveError> {
+    let timelines = ends::timelines(store, lineage).await?;
+    let timeline = timelines.last().copied().unwrap_or(identity.first_timeline);
+    let open = open_segment(store, lineage, identity, timeline).await?;
+    let size = identity.segment_bytes;
+    let name = open.name(size);
+    let chain = chain::follow(store, lineage, &name).await?;
+    let (raw, _) = chain::read_raw(store, &name, &chain).await?;
+    let previous = match chain.links.first() {
+        Some(link) => link.header.head.previous,
+        None => previous_hash(store, lineage, identity, open).await?,
+    };
+    let slot = WalSegments(size).slot(open.start(size).at(timeline));
+    let reached = Offset(slot.start.0 + raw.len() as u64);
+    let begun = !raw.is_empty() || slot.start > Offset::from(size.floor(identity.first));
+    let durable = begun.then(|| Position::new(slot.name.epoch, reached));
+    let store = StoreEnd { epoch: slot.name.epoch, slot, previous, raw };
+    Ok(End { store, chain, durable })
+}
+
+/// The first segment of the timeline that is not sealed, without a hole before it.
+async fn open_segment(
+    store: &dyn Store,
+    lineage: Lineage,
+    identity: &PostgresIdentity,
+    timeline: Timeline,
+) -> Result<SegmentId, ArchiveError> {
+    let size = identity.segment_bytes;
+    let sealed = ends::last_sealed(store, lineage, timeline, size).await?;
+    let tailed = ends::tailed(store, lineage, timeline, size).await?;
+    let Some(last) = sealed else {
+        let first = SegmentId::containing(timeline, identity.first, size);
+        return Ok(tailed.first().copied().unwrap_or(first));
+    };
+    let mut open = last.next();
+    let lowest = last.number.saturating_sub(HOLES_LOOKED_FOR);
+    let lowest = if timeline == identity.first_timeline {
+        lowest.max(size.segment_of(identity.first))
+    } else {
+        lowest
+    };
+    let mut below = last.number;
+    while below > lowest {
+        below -= 1;
+        let id = SegmentId { timeline, number: below };
+        if store.head(&lineage.sealed(&SegmentName::postgres(id, size))).await?.is_none() {
+            // Either a hole, or the timeline begins behind it: then no tail of it exists.
+            if tailed.contains(&id) {
+                open = id;
+            } else {
+                break;
+            }
+        }
+    }
+    Ok(open)
+}
+
+/// The hash of the segment before `open`, on its own timeline or on an ancestor's.
+///
+/// # Errors
+/// When the store fails or that segment is damaged.
+pub async fn previous_hash(
+    store: &dyn Store,
+    lineage: Lineage,
+    identity: &PostgresIdentity,
+    open: SegmentId,
+) -> Result<Hash, ArchiveError> {
+    let size = identity.segment_bytes;
+    let Some(number) = open.number.checked_sub(1) else { return Ok(Hash::NONE) };
+    let mut timelines = ends::timelines(store, lineage).await?;
+    timelines.retain(|timeline| *timeline <= open.timeline);
+    for timeline in timelines.into_iter().rev() {
+        let name = SegmentName::postgres(SegmentId { timeline, number }, size);
+        let key = lineage.sealed(&name);
+        match store.get(&key, Range::Last(FOOTER_READ)).await {
+            Ok(suffix) => {
+                let footer = Footer::decode_suffix(&suffix)
+                    .map_err(|source| ArchiveError::Segment { key, source })?;
+                return Ok(footer.hash);
+            }
+            Err(error) if error.is_absent() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(Hash::NONE)
+}
+
+/// Takes the next writer epoch in the ledger.
+///
+/// # Errors
+/// When the store fails.
+pub async fn take_writer(
+    store: &dyn Store,
+    lineage: Lineage,
+    clock: &dyn Clock,
+    host: String,
+) -> Result<u64, ArchiveError> {
+    let program = format!("pitrd {}", env!("CARGO_PKG_VERSION"));
+    ledger::append(store, lineage, clock.wall(), Event::Writer { host, program }).await
+}
+
+/// Puts an empty tail at the end of the chain: an older writer loses its next put.
+///
+/// # Errors
+/// [`ShipError::Fenced`] when a newer writer was faster.
+pub async fn fence(tools: &ShipTools, end: &End) -> Result<TailChain, ShipError> {
+    let engine = WalSegments(proto::postgres::lsn::SegmentSize::DEFAULT).engine();
+    let head = SegmentHead {
+        engine,
+        lineage: tools.lineage.0,
+        epoch: end.store.epoch,
+        number: end.store.slot.number,
+        writer: tools.writer,
+        start: end.store.slot.start,
+        previous: end.store.previous,
+    };
+    let name = end.store.slot.name.name.clone();
+    let mut chain = TailChain::continuing(head, name, &end.chain);
+    while chain.put_empty(tools, TailKind::Fence, None).await? == Grown::Adopted {}
+    Ok(chain)
+}

@@ -1,0 +1,303 @@
+//! The task that brings segments and tails into the store and says what is durable.
+//!
+//! Enters: [`SpoolEvent`]s. Leaves: objects, and [`Durable`] positions. Sealed segments go up side
+//! by side, tails one after the other; what is durable is the unbroken run of both. After a crash
+//! at any line every object is whole or absent, and the next run finds where they end.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use proto::position::Position;
+use proto::segment::TailKind;
+use proto::store::Body;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::order::Order;
+use super::put::{put_exact, put_sealed};
+use super::tails::{Grown, ShipTools, TailChain};
+use super::{AckFrom, Durable, ShipError};
+use crate::seal::IndexQueue;
+use crate::spool::{OpenState, SealedFile, SpoolEvent, SpoolLevel};
+
+/// Sealed segments on their way at once.
+const UPLOADS_MAX: usize = 4;
+/// While the source is idle, one watermark object in this time.
+pub const WATERMARK_EVERY: Duration = Duration::from_secs(60);
+
+type Uploaded = Result<SealedFile, ShipError>;
+type TailDone = (TailChain, Result<(), ShipError>);
+
+/// What is durable, for the source, the base and the metrics.
+#[derive(Debug, Clone)]
+pub struct DurableWatch {
+    /// What may be acknowledged, by `--ack`.
+    pub acknowledged: watch::Receiver<Option<Durable>>,
+    /// What the store holds without a hole.
+    pub stored: watch::Receiver<Option<Position>>,
+}
+
+#[derive(Debug)]
+struct Publish {
+    acknowledged: watch::Sender<Option<Durable>>,
+    stored: watch::Sender<Option<Position>>,
+}
+
+pub struct Shipper {
+    tools: ShipTools,
+    ack: AckFrom,
+    level: Arc<SpoolLevel>,
+    index: IndexQueue,
+    inbox: mpsc::UnboundedReceiver<SpoolEvent>,
+    publish: Publish,
+    stored: Order,
+    queue: VecDeque<SealedFile>,
+    uploads: FuturesUnordered<BoxFuture<'static, Uploaded>>,
+    chain: Option<TailChain>,
+    tail: Option<BoxFuture<'static, TailDone>>,
+    latest: Option<OpenState>,
+    idle: Option<OpenState>,
+    watermark_at: Option<Instant>,
+}
+
+/// Where shipping begins.
+pub struct ShipStart {
+    /// What the store holds without a hole.
+    pub stored: Option<Position>,
+    /// The open segment's chain, if it has one.
+    pub chain: Option<TailChain>,
+    /// What an earlier run sealed and did not bring up.
+    pub sealed: Vec<SealedFile>,
+}
+
+impl Shipper {
+    pub fn new(
+        tools: ShipTools,
+        ack: AckFrom,
+        level: Arc<SpoolLevel>,
+        index: IndexQueue,
+        inbox: mpsc::UnboundedReceiver<SpoolEvent>,
+        start: ShipStart,
+    ) -> (Self, DurableWatch) {
+        let durable = start.stored.map(Durable::confirmed);
+        let (acknowledged, acknowledged_watch) = watch::channel(durable);
+        let (stored, stored_watch) = watch::channel(start.stored);
+        let watch = DurableWatch { acknowledged: acknowledged_watch, stored: stored_watch };
+        let mut shipper = Self {
+            tools,
+            ack,
+            level,
+            index,
+            inbox,
+            publish: Publish { acknowledged, stored },
+            stored: Order::starting(start.stored),
+            queue: VecDeque::new(),
+            uploads: FuturesUnordered::new(),
+            chain: start.chain,
+            tail: None,
+            latest: None,
+            idle: None,
+            watermark_at: None,
+        };
+        for sealed in start.sealed {
+            shipper.take_sealed(sealed);
+        }
+        (shipper, watch)
+    }
+
+    /// Runs until the spool is gone and everything it sent is in the store.
+    ///
+    /// # Errors
+    /// [`ShipError`]: fenced, or two histories under one key. A store that is away is no error.
+    pub async fn run(mut self) -> Result<(), ShipError> {
+        let mut open = true;
+        loop {
+            self.start_uploads();
+            self.start_tail();
+            let idle = self.uploads.is_empty() && self.queue.is_empty() && self.tail.is_none();
+            if !open && idle {
+                return Ok(());
+            }
+            tokio::select! {
+                event = self.inbox.recv(), if open => match event {
+                    Some(event) => self.take(event).await?,
+                    None => open = false,
+                },
+                Some(done) = self.uploads.next() => self.uploaded(done?),
+                (chain, done) = in_flight(&mut self.tail) => {
+                    self.tail = None;
+                    self.tail_done(chain, done)?;
+                }
+            }
+        }
+    }
+
+    async fn take(&mut self, event: SpoolEvent) -> Result<(), ShipError> {
+        match event {
+            SpoolEvent::Flushed(state) => {
+                self.spooled(Position::new(state.slot.name.epoch, state.end()));
+                self.stored.begin(state.slot.name.epoch, state.slot.start);
+                self.latest = Some(state);
+            }
+            SpoolEvent::Sealed(sealed) => self.take_sealed(sealed),
+            SpoolEvent::Idle(state) => self.idle = Some(state),
+            SpoolEvent::Object { key, bytes } => {
+                put_exact(&*self.tools.store, &self.tools.health, &key, &bytes).await?;
+            }
+            SpoolEvent::Skipped { from } => {
+                self.finish_before_gap().await?;
+                self.stored.skip_to(from);
+                self.announce();
+            }
+        }
+        Ok(())
+    }
+
+    fn take_sealed(&mut self, sealed: SealedFile) {
+        let (epoch, start) = (sealed.slot.name.epoch, sealed.slot.start);
+        let end = proto::position::Offset(start.0 + sealed.footer.raw_len);
+        self.spooled(Position::new(epoch, end));
+        self.stored.sealed(epoch, start, end);
+        if self.latest.as_ref().is_some_and(|latest| latest.slot == sealed.slot) {
+            self.latest = None;
+        }
+        self.queue.push_back(sealed);
+    }
+
+    /// The spool's fsync is a confirmation only where `--ack spool` says so.
+    fn spooled(&self, position: Position) {
+        if self.ack == AckFrom::Spool {
+            self.acknowledge(position);
+        }
+    }
+
+    fn acknowledge(&self, position: Position) {
+        self.publish.acknowledged.send_if_modified(|was| {
+            let later = was.is_none_or(|was| was.position() < position);
+            if later {
+                *was = Some(Durable::confirmed(position));
+            }
+            later
+        });
+    }
+
+    fn announce(&self) {
+        if let Some(position) = self.stored.durable() {
+            self.publish.stored.send_replace(Some(position));
+            self.acknowledge(position);
+        }
+    }
+
+    fn start_uploads(&mut self) {
+        while self.uploads.len() < UPLOADS_MAX
+            && let Some(sealed) = self.queue.pop_front()
+        {
+            let tools = self.tools.clone();
+            self.uploads.push(Box::pin(async move {
+                let key = if sealed.footer.partial {
+                    tools.lineage.partial(&sealed.slot.name)
+                } else {
+                    tools.lineage.sealed(&sealed.slot.name)
+                };
+                let body = Body::File { path: sealed.path.clone(), len: sealed.file_len };
+                put_sealed(&*tools.store, &tools.health, &key, &body, &sealed.footer).await?;
+                Ok(sealed)
+            }));
+        }
+    }
+
+    fn uploaded(&mut self, sealed: SealedFile) {
+        let (epoch, start) = (sealed.slot.name.epoch, sealed.slot.start);
+        let end = proto::position::Offset(start.0 + sealed.footer.raw_len);
+        self.stored.confirm(epoch, start, end);
+        self.announce();
+        metrics::counter!("pitr_segments_total").increment(1);
+        self.index.hand_on(sealed, &self.tools, &self.level);
+    }
+
+    /// One tail at a time: the newest bytes, else a watermark when one is due.
+    fn start_tail(&mut self) {
+        if self.tail.is_some() {
+            return;
+        }
+        let now = Instant::now();
+        let due = self.watermark_at.is_none_or(|at| now >= at + WATERMARK_EVERY);
+        let state = match (self.latest.take(), self.idle.take()) {
+            (Some(state), _) => state,
+            (None, Some(state)) if due => state,
+            _ => return,
+        };
+        if state.mark.is_some() {
+            self.watermark_at = Some(now);
+        }
+        let chain = match self.chain.take() {
+            Some(chain) if chain.segment == state.slot.name.name => chain,
+            _ => TailChain::new(state.head, state.slot.name.name.clone()),
+        };
+        self.tail = Some(Box::pin(ship_tail(self.tools.clone(), chain, state)));
+    }
+
+    fn tail_done(
+        &mut self,
+        chain: TailChain,
+        done: Result<(), ShipError>,
+    ) -> Result<(), ShipError> {
+        done?;
+        self.stored.begin(chain.head.epoch, chain.head.start);
+        self.stored.confirm(chain.head.epoch, chain.head.start, chain.end());
+        self.announce();
+        self.chain = Some(chain);
+        Ok(())
+    }
+
+    /// A gap follows: what is on its way is brought up first, so that its end stays true.
+    async fn finish_before_gap(&mut self) -> Result<(), ShipError> {
+        loop {
+            self.start_uploads();
+            if let Some(tail) = self.tail.take() {
+                let (chain, done) = tail.await;
+                self.tail_done(chain, done)?;
+            } else if let Some(done) = self.uploads.next().await {
+                self.uploaded(done?);
+            } else if self.queue.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+async fn in_flight(tail: &mut Option<BoxFuture<'static, TailDone>>) -> TailDone {
+    match tail {
+        Some(tail) => tail.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Lengthens the chain to `state`, or proves with an empty tail that nothing is new.
+async fn ship_tail(tools: ShipTools, mut chain: TailChain, state: OpenState) -> TailDone {
+    let done = async {
+        if chain.raw_len() >= state.raw_len {
+            if state.mark.is_some() {
+                chain.put_empty(&tools, TailKind::Watermark, state.mark).await?;
+            }
+        } else {
+            while chain.raw_len() < state.raw_len {
+                if chain.put_data(&tools, &state, state.mark).await? == Grown::Adopted {
+                    tools.health.adopted();
+                }
+            }
+        }
+        chain.merge_due(&tools, &state).await
+    }
+    .await;
+    // The file goes away when its segment is sealed meanwhile: its seal then holds these bytes.
+    let done = match done {
+        Err(ShipError::Spool(error)) if error.is_gone() => Ok(()),
+        other => other,
+    };
+    (chain, done)
+}

@@ -8,6 +8,7 @@ pub mod url;
 pub mod folder;
 pub mod s3;
 pub mod retry;
+pub mod probe;
 pub mod fault;
 pub mod conformance;
 
@@ -166,6 +167,12 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// Removes an object; no error when it is absent.
     async fn delete(&self, key: &Key) -> Result<(), StoreError>;
+
+    /// Whether the store refuses bytes that do not have the checksum sent with them, tried on an
+    /// object that it should not take; `None` where no network lies between.
+    async fn refuses_wrong_checksum(&self, _key: &Key) -> Result<Option<bool>, StoreError> {
+        Ok(None)
+    }
 
     /// The archive's address as people write it, without secrets.
     fn address(&self) -> String;

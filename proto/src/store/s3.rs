@@ -140,6 +140,45 @@ impl S3Store {
         Some(new)
     }
 
+    async fn put_with(&self, key: &Key, body: &Body, checksum: &str) -> Result<Put, StoreError> {
+        let asked = self.asked("put", key.as_str());
+        let stream = body::reopenable(body);
+        let answer = self
+            .call(&asked, body.len(), |client| {
+                // The body is opened anew for each request.
+                let stream = stream();
+                let request = client
+                    .put_object()
+                    .bucket(&self.address.bucket)
+                    .key(self.full(key.as_str()))
+                    .if_none_match("*")
+                    .checksum_crc32_c(checksum)
+                    .content_length(i64::try_from(body.len()).unwrap_or(i64::MAX))
+                    .set_server_side_encryption(self.address.encryption.clone())
+                    .set_ssekms_key_id(self.address.kms_key.clone())
+                    .set_storage_class(self.address.storage_class.clone());
+                async move {
+                    let stream = stream.await.map_err(SdkError::construction_failure)?;
+                    request.body(stream).send().await
+                }
+            })
+            .await?;
+        match answer {
+            Ok(stored) if stored.checksum_crc32_c().is_some_and(|theirs| theirs != checksum) => {
+                Err(StoreError::Damaged {
+                    address: self.short.clone(),
+                    key: key.clone(),
+                    detail: "the store kept other bytes than were sent".to_owned(),
+                })
+            }
+            Ok(_) => Ok(Put::Created),
+            Err(refused) => match error::answer(&refused) {
+                Some(("PreconditionFailed", _) | (_, 412)) => Ok(Put::Exists),
+                _ => Err(asked.failed(&refused)),
+            },
+        }
+    }
+
     async fn get_once(&self, key: &Key, range: Range) -> Result<Bytes, StoreError> {
         let asked = self.asked("get", key.as_str());
         let header = body::range_header(range);
@@ -180,43 +219,8 @@ impl S3Store {
 impl Store for S3Store {
     async fn put(&self, key: &Key, body: &Body) -> Result<Put, StoreError> {
         self.writable(key)?;
-        let asked = self.asked("put", key.as_str());
-        let checksum = body::checksum(&asked, body).await?;
-        let stream = body::reopenable(body);
-        let answer = self
-            .call(&asked, body.len(), |client| {
-                // The body is opened anew for each request.
-                let stream = stream();
-                let request = client
-                    .put_object()
-                    .bucket(&self.address.bucket)
-                    .key(self.full(key.as_str()))
-                    .if_none_match("*")
-                    .checksum_crc32_c(&checksum)
-                    .content_length(i64::try_from(body.len()).unwrap_or(i64::MAX))
-                    .set_server_side_encryption(self.address.encryption.clone())
-                    .set_ssekms_key_id(self.address.kms_key.clone())
-                    .set_storage_class(self.address.storage_class.clone());
-                async move {
-                    let stream = stream.await.map_err(SdkError::construction_failure)?;
-                    request.body(stream).send().await
-                }
-            })
-            .await?;
-        match answer {
-            Ok(stored) if stored.checksum_crc32_c().is_some_and(|theirs| theirs != checksum) => {
-                Err(StoreError::Damaged {
-                    address: self.short.clone(),
-                    key: key.clone(),
-                    detail: "the store kept other bytes than were sent".to_owned(),
-                })
-            }
-            Ok(_) => Ok(Put::Created),
-            Err(refused) => match error::answer(&refused) {
-                Some(("PreconditionFailed", _) | (_, 412)) => Ok(Put::Exists),
-                _ => Err(asked.failed(&refused)),
-            },
-        }
+        let checksum = body::checksum(&self.asked("put", key.as_str()), body).await?;
+        self.put_with(key, body, &checksum).await
     }
 
     async fn get(&self, key: &Key, range: Range) -> Result<Bytes, StoreError> {
@@ -289,6 +293,18 @@ impl Store for S3Store {
             Ok(_) => Ok(()),
             Err(refused) if matches!(error::answer(&refused), Some(("NoSuchKey", _))) => Ok(()),
             Err(refused) => Err(asked.failed(&refused)),
+        }
+    }
+
+    async fn refuses_wrong_checksum(&self, key: &Key) -> Result<Option<bool>, StoreError> {
+        self.writable(key)?;
+        let wrong = body::checksum_of(b"other bytes");
+        let body = Body::Bytes(Bytes::from_static(b"these bytes"));
+        match self.put_with(key, &body, &wrong).await {
+            Ok(_) => Ok(Some(false)),
+            Err(StoreError::Answer { status: Some(400), .. }) => Ok(Some(true)),
+            Err(StoreError::Damaged { .. }) => Ok(Some(false)),
+            Err(error) => Err(error),
         }
     }
 

@@ -25,6 +25,14 @@ const RESERVE_BYTES_MAX: u64 = 256 << 20;
 type Opening = Pin<Box<dyn Future<Output = Result<ByteStream, OpenError>> + Send>>;
 pub(super) type OpenError = Box<dyn std::error::Error + Send + Sync>;
 
+pub(super) fn checksum_of(bytes: &[u8]) -> String {
+    in_header(crc32c::crc32c(bytes))
+}
+
+fn in_header(crc: u32) -> String {
+    base64::engine::general_purpose::STANDARD.encode(crc.to_be_bytes())
+}
+
 /// The CRC32C of a body as S3 wants it in a header. Also proves that a file has its length.
 pub(super) async fn checksum(asked: &Asked<'_>, body: &Body) -> Result<String, StoreError> {
     let crc = match body {
@@ -42,7 +50,7 @@ pub(super) async fn checksum(asked: &Asked<'_>, body: &Body) -> Result<String, S
             })?
         }
     };
-    Ok(base64::engine::general_purpose::STANDARD.encode(crc.to_be_bytes()))
+    Ok(in_header(crc))
 }
 
 fn checksum_of_file(path: &Path, len: u64) -> std::io::Result<u32> {

@@ -3,3 +3,6 @@
 
 pub mod catalog;
 pub mod plan;
+
+#[cfg(test)]
+mod fixture;

@@ -120,8 +120,6 @@ pub enum Error {
     SlotName { name: String },
     #[error("a rate of {kilobytes} kB/s (32 to 1048576, or 0 for none)")]
     MaxRate { kilobytes: u32 },
-    #[error("SQL: {doing}")]
-    Sql { doing: &'static str, source: tokio_postgres::Error },
 }
 
 impl Error {
@@ -149,10 +147,6 @@ impl Error {
             Self::Discontinuous { .. } | Self::BadSwitch { .. } | Self::Unexpected { .. } => {
                 Class::Protocol
             }
-            Self::Sql { source, .. } => source
-                .code()
-                .and_then(|code| SqlState::parse(code.code()))
-                .map_or(Class::Retry, SqlState::class),
         }
     }
 

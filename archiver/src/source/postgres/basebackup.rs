@@ -1,0 +1,416 @@
+//! BASE_BACKUP: a copy of the whole cluster through the replication protocol, as tar archives.
+//!
+//! Enters: a session and options. Leaves: [`BackupEvent`]s, the same for both framings: up to
+//! version 14 each tablespace is a copy of its own and its tar lacks the end marker, from 15 on
+//! everything is one copy of tagged frames (basebackup_copy.c). Nothing is kept here: a backup that
+//! breaks off is started again, and it does not exist before its `End`.
+
+use std::collections::VecDeque;
+
+use bytes::{Buf, Bytes};
+use postgres_protocol::message::backend::Message as Backend;
+use proto::postgres::lsn::{Lsn, Timeline};
+
+use super::conn::{Connection, Message, row_values};
+use super::error::{Error, ServerError, SqlState};
+use super::session::{Server, Session, VERSION_OPTION_LIST, field};
+
+const COMMAND: &str = "BASE_BACKUP";
+/// basebackup.c, `MAX_RATE_LOWER` and `MAX_RATE_UPPER`.
+const RATES: std::ops::RangeInclusive<u32> = 32..=1_048_576;
+/// xlog.c refuses more (MAXPGPATH).
+const LABEL_BYTES_MAX: usize = 1024;
+/// Two zero blocks end a tar archive (POSIX pax, "Archive Format").
+const TAR_END: &[u8] = &[0; 1024];
+
+/// How fast the server may read its disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Checkpoint {
+    /// Begin at once.
+    #[default]
+    Fast,
+    /// Begin at the end of a checkpoint that takes its time.
+    Spread,
+}
+
+/// Kilobytes a second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MaxRate(u32);
+
+#[derive(Clone, Debug)]
+pub struct BackupOptions {
+    pub label: String,
+    pub checkpoint: Checkpoint,
+    pub max_rate: Option<MaxRate>,
+}
+
+/// A tablespace other than the default ones.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tablespace {
+    pub oid: u32,
+    pub location: String,
+    pub kilobytes: Option<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BackupEvent {
+    /// The checkpoint is done. Replay of the backup begins at `position`.
+    Start {
+        position: Lsn,
+        timeline: Timeline,
+        tablespaces: Vec<Tablespace>,
+        /// An estimate of everything, in kilobytes, made as the backup begins.
+        kilobytes: Option<u64>,
+    },
+    /// What follows belongs to this tar archive: `base.tar`, or `<oid>.tar` of a tablespace.
+    Archive { name: String, tablespace: Option<Tablespace> },
+    /// Bytes of the current archive.
+    Data(Bytes),
+    /// Bytes sent so far, as the server counts them (15 and later).
+    Progress { bytes: u64 },
+    /// Bytes of the backup manifest, after all archives.
+    Manifest(Bytes),
+    /// Everything has been sent. The log up to `position` is needed as well.
+    End {
+        position: Lsn,
+        timeline: Timeline,
+        warnings: Vec<ServerError>,
+        damage: Option<ServerError>,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Position,
+    Tablespaces,
+    Copy,
+    End,
+    Over,
+}
+
+pub struct BackupStream {
+    connection: Connection,
+    server: Server,
+    phase: Phase,
+    start: Option<(Lsn, Timeline)>,
+    end: Option<(Lsn, Timeline)>,
+    tablespaces: Vec<Tablespace>,
+    kilobytes: Option<u64>,
+    /// Up to 14: the archives that are still to come, in the order of the list of tablespaces.
+    expected: VecDeque<Option<Tablespace>>,
+    in_manifest: bool,
+    damage: Option<ServerError>,
+    ready: VecDeque<BackupEvent>,
+}
+
+impl Session {
+    /// Begins a base backup on this connection. It never waits for the server's own archiver: the
+    /// caller holds the log through its own stream.
+    ///
+    /// # Errors
+    /// When the command cannot be sent; what the server says comes with the events.
+    pub fn base_backup(mut self, options: &BackupOptions) -> Result<BackupStream, Error> {
+        let text = options.command(self.server().version)?;
+        self.connection.queue_query(&text)?;
+        let server = self.server().clone();
+        // Notices from before belong to nobody here.
+        self.connection.take_notices();
+        Ok(BackupStream {
+            connection: self.connection,
+            server,
+            phase: Phase::Position,
+            start: None,
+            end: None,
+            tablespaces: Vec::new(),
+            kilobytes: None,
+            expected: VecDeque::new(),
+            in_manifest: false,
+            damage: None,
+            ready: VecDeque::new(),
+        })
+    }
+}
+
+impl BackupOptions {
+    fn command(&self, version: u32) -> Result<String, Error> {
+        if self.label.len() > LABEL_BYTES_MAX || self.label.contains(['\0', '\n']) {
+            return Err(Error::unexpected("a label of one line below 1024 bytes", &self.label));
+        }
+        let label = format!("LABEL '{}'", self.label.replace('\'', "''"));
+        let rate = self.max_rate.map(|rate| format!("MAX_RATE {}", rate.0));
+        let fast = self.checkpoint == Checkpoint::Fast;
+        let new = version >= VERSION_OPTION_LIST;
+        let checkpoint = match (new, fast) {
+            (true, true) => Some("CHECKPOINT 'fast'"),
+            (true, false) => Some("CHECKPOINT 'spread'"),
+            (false, true) => Some("FAST"),
+            (false, false) => None,
+        };
+        let wait = if new { "WAIT 0" } else { "NOWAIT" };
+        let mut words = vec![label, "PROGRESS".to_owned()];
+        words.extend(checkpoint.map(str::to_owned));
+        words.extend(
+            [wait, "TABLESPACE_MAP", "MANIFEST 'yes'", "MANIFEST_CHECKSUMS 'SHA256'"]
+                .map(str::to_owned),
+        );
+        words.extend(rate);
+        Ok(if new {
+            format!("{COMMAND} ({})", words.join(", "))
+        } else {
+            format!("{COMMAND} {}", words.join(" "))
+        })
+    }
+}
+
+impl BackupStream {
+    pub const fn server(&self) -> &Server {
+        &self.server
+    }
+
+    /// The next event; after `End` there is none. It may be cancelled: nothing is lost. A slow
+    /// reader only slows the server down.
+    ///
+    /// # Errors
+    /// When the server gives up, or the connection breaks. Damaged pages are no error: the copy is
+    /// complete, and `End` tells of them.
+    pub async fn next(&mut self) -> Result<Option<BackupEvent>, Error> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Ok(Some(event));
+            }
+            if self.phase == Phase::Over {
+                return Ok(None);
+            }
+            match self.connection.message(COMMAND).await? {
+                Message::Other(message) => self.take(message)?,
+                Message::CopyBoth => return Err(Error::unexpected("a backup", "a stream")),
+            }
+        }
+    }
+
+    /// The connection, for the next command, once the backup has ended.
+    pub fn into_session(self) -> Option<Session> {
+        let over = self.phase == Phase::Over;
+        over.then(|| Session::from_parts(self.connection, self.server))
+    }
+
+    fn take(&mut self, message: Backend) -> Result<(), Error> {
+        match (self.phase, message) {
+            (_, Backend::ErrorResponse(body)) => {
+                self.failed(ServerError::from_fields(body.fields()))
+            }
+            (Phase::Position, Backend::DataRow(body)) => {
+                self.start = Some(position(&row_values(&body, COMMAND)?)?);
+                Ok(())
+            }
+            (Phase::Position, Backend::CommandComplete(_)) => self.enter(Phase::Tablespaces),
+            (Phase::Tablespaces, Backend::DataRow(body)) => {
+                self.tablespace(&row_values(&body, COMMAND)?)
+            }
+            (Phase::Tablespaces, Backend::CommandComplete(_)) => self.begin(),
+            (Phase::Copy, Backend::CopyOutResponse(_)) => self.next_copy(),
+            (Phase::Copy, Backend::CopyData(body)) => self.copy_data(body.into_bytes()),
+            (Phase::Copy, Backend::CopyDone) => self.copy_done(),
+            (Phase::Copy, Backend::RowDescription(_)) => self.enter(Phase::End),
+            (Phase::End, Backend::DataRow(body)) => {
+                self.end = Some(position(&row_values(&body, COMMAND)?)?);
+                Ok(())
+            }
+            (Phase::End, Backend::CommandComplete(_)) => Ok(()),
+            (Phase::End, Backend::ReadyForQuery(_)) => self.finish(),
+            (Phase::Position | Phase::Tablespaces, Backend::RowDescription(_)) => Ok(()),
+            (phase, _) => {
+                Err(Error::unexpected("a base backup", format!("another message in {phase:?}")))
+            }
+        }
+    }
+
+    #[allow(clippy::unnecessary_wraps, reason = "an arm of take()")]
+    fn enter(&mut self, phase: Phase) -> Result<(), Error> {
+        self.phase = phase;
+        Ok(())
+    }
+
+    /// Damaged pages are reported after everything has been sent (basebackup.c,
+    /// `perform_base_backup`), so the copy is as good as the cluster itself.
+    fn failed(&mut self, source: ServerError) -> Result<(), Error> {
+        if source.sqlstate == SqlState::DATA_CORRUPTED && self.end.is_some() {
+            self.damage = Some(source);
+            return Ok(());
+        }
+        Err(Error::Server { command: COMMAND, source: Box::new(source) })
+    }
+
+    fn tablespace(&mut self, row: &[Option<Bytes>]) -> Result<(), Error> {
+        let kilobytes = match row.get(2) {
+            Some(Some(_)) => Some(field(row, 2, "the size of a tablespace")?),
+            _ => None,
+        };
+        self.kilobytes =
+            kilobytes.map(|size: u64| size + self.kilobytes.unwrap_or(0)).or(self.kilobytes);
+        if row.first().is_none_or(Option::is_none) {
+            self.expected.push_back(None);
+            return Ok(());
+        }
+        let oid = field(row, 0, "the number of a tablespace")?;
+        let tablespace =
+            Tablespace { oid, location: field(row, 1, "the place of a tablespace")?, kilobytes };
+        self.expected.push_back(Some(tablespace.clone()));
+        self.tablespaces.push(tablespace);
+        Ok(())
+    }
+
+    fn begin(&mut self) -> Result<(), Error> {
+        let (position, timeline) =
+            self.start.ok_or_else(|| Error::unexpected("a start", "none"))?;
+        let tablespaces = self.tablespaces.clone();
+        self.ready.push_back(BackupEvent::Start {
+            position,
+            timeline,
+            tablespaces,
+            kilobytes: self.kilobytes,
+        });
+        self.enter(Phase::Copy)
+    }
+
+    const fn tagged(&self) -> bool {
+        self.server.version >= VERSION_OPTION_LIST
+    }
+
+    fn next_copy(&mut self) -> Result<(), Error> {
+        if self.tagged() {
+            return Ok(());
+        }
+        match self.expected.pop_front() {
+            Some(tablespace) => {
+                let name =
+                    tablespace.as_ref().map_or("base.tar".to_owned(), |t| format!("{}.tar", t.oid));
+                self.ready.push_back(BackupEvent::Archive { name, tablespace });
+            }
+            None if self.in_manifest => {
+                return Err(Error::unexpected("the end of the backup", "a copy"));
+            }
+            None => self.in_manifest = true,
+        }
+        Ok(())
+    }
+
+    fn copy_done(&mut self) -> Result<(), Error> {
+        if !self.tagged() && !self.in_manifest {
+            self.ready.push_back(BackupEvent::Data(Bytes::from_static(TAR_END)));
+        }
+        Ok(())
+    }
+
+    fn copy_data(&mut self, bytes: Bytes) -> Result<(), Error> {
+        if !self.tagged() {
+            return self.data(bytes);
+        }
+        let mut rest = bytes;
+        if rest.is_empty() {
+            return Ok(());
+        }
+        match rest.get_u8() {
+            b'd' => self.data(rest),
+            b'p' if rest.len() == 8 => {
+                let bytes = rest.get_u64();
+                self.ready.push_back(BackupEvent::Progress { bytes });
+                Ok(())
+            }
+            b'n' => self.archive(&rest),
+            b'm' => {
+                self.in_manifest = true;
+                Ok(())
+            }
+            kind => Err(Error::unexpected("a frame of a backup", format!("kind {kind:#04x}"))),
+        }
+    }
+
+    fn data(&mut self, bytes: Bytes) -> Result<(), Error> {
+        // Frames without content do occur.
+        if !bytes.is_empty() {
+            let manifest = self.in_manifest;
+            self.ready.push_back(if manifest {
+                BackupEvent::Manifest(bytes)
+            } else {
+                BackupEvent::Data(bytes)
+            });
+        }
+        Ok(())
+    }
+
+    /// Two strings, each ended by a zero: the archive's name and the tablespace's place.
+    fn archive(&mut self, names: &[u8]) -> Result<(), Error> {
+        let mut parts = names.split(|byte| *byte == 0).map(String::from_utf8_lossy);
+        let name = parts.next().unwrap_or_default().into_owned();
+        let location = parts.next().unwrap_or_default();
+        let oid: Option<u32> = name.strip_suffix(".tar").and_then(|stem| stem.parse().ok());
+        let tablespace = self.tablespaces.iter().find(|known| Some(known.oid) == oid).cloned();
+        if tablespace.is_none() && name != "base.tar" {
+            return Err(Error::unexpected(
+                "base.tar or a tablespace",
+                format!("{name:?} at {location:?}"),
+            ));
+        }
+        self.ready.push_back(BackupEvent::Archive { name, tablespace });
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), Error> {
+        let (position, timeline) = self.end.ok_or_else(|| Error::unexpected("an end", "none"))?;
+        let warnings = self.connection.take_notices();
+        let damage = self.damage.take();
+        self.ready.push_back(BackupEvent::End { position, timeline, warnings, damage });
+        self.enter(Phase::Over)
+    }
+}
+
+fn position(row: &[Option<Bytes>]) -> Result<(Lsn, Timeline), Error> {
+    Ok((field(row, 0, "a log position")?, Timeline(field(row, 1, "a timeline")?)))
+}
+
+impl MaxRate {
+    /// # Errors
+    /// When the server would refuse it.
+    pub fn kilobytes(kilobytes: u32) -> Result<Self, Error> {
+        if RATES.contains(&kilobytes) {
+            Ok(Self(kilobytes))
+        } else {
+            Err(Error::MaxRate { kilobytes })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backup_is_asked_for_as_each_version_wants_it() {
+        let options = BackupOptions {
+            label: "it's".into(),
+            checkpoint: Checkpoint::Fast,
+            max_rate: Some(MaxRate::kilobytes(32).expect("the least")),
+        };
+        assert_eq!(
+            options.command(140_023).expect("valid"),
+            "BASE_BACKUP LABEL 'it''s' PROGRESS FAST NOWAIT TABLESPACE_MAP MANIFEST 'yes' \
+             MANIFEST_CHECKSUMS 'SHA256' MAX_RATE 32"
+        );
+        assert_eq!(
+            options.command(150_000).expect("valid"),
+            "BASE_BACKUP (LABEL 'it''s', PROGRESS, CHECKPOINT 'fast', WAIT 0, TABLESPACE_MAP, \
+             MANIFEST 'yes', MANIFEST_CHECKSUMS 'SHA256', MAX_RATE 32)"
+        );
+        let label = "x".repeat(1025);
+        assert!(BackupOptions { label, ..options }.command(150_000).is_err());
+    }
+
+    #[test]
+    fn a_rate_that_the_server_would_refuse_is_refused_here() {
+        for kilobytes in [0, 31, 1_048_577] {
+            assert!(MaxRate::kilobytes(kilobytes).is_err());
+        }
+        assert!(MaxRate::kilobytes(1_048_576).is_ok());
+    }
+}

@@ -3,6 +3,4 @@
 
 pub mod catalog;
 pub mod plan;
-
-#[cfg(test)]
-mod fixture;
+pub mod fetch;

@@ -306,7 +306,3 @@ async fn finish(
     tracing::info!(base = %to.id, raw = complete.raw_bytes, stored = complete.stored_bytes, "a base is complete");
     Ok(())
 }
-
-#[cfg(test)]
-#[path = "writer_tests.rs"]
-mod tests;

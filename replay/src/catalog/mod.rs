@@ -155,6 +155,3 @@ impl Catalog {
         })
     }
 }
-
-#[cfg(test)]
-mod tests;

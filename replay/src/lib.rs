@@ -4,3 +4,6 @@
 pub mod catalog;
 pub mod plan;
 pub mod fetch;
+
+#[cfg(test)]
+mod fixture;

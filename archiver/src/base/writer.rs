@@ -306,3 +306,7 @@ async fn finish(
     tracing::info!(base = %to.id, raw = complete.raw_bytes, stored = complete.stored_bytes, "a base is complete");
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "writer_tests.rs"]
+mod tests;

@@ -155,3 +155,6 @@ impl Catalog {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,186 @@
+//! What the catalog says of small archives.
+
+use super::{CatalogError, LogRange};
+use crate::fixture::{Archive, LINEAGE, ONE, Wal, at, sealed, size, whole};
+use crate::plan::{PlannedSegment, Source};
+use proto::archive::layout::SegmentName;
+use proto::postgres::lsn::{Lsn, SegmentId, Timeline};
+use proto::segment::Hash;
+
+fn id(number: u64) -> SegmentId {
+    SegmentId { timeline: ONE, number }
+}
+
+#[tokio::test]
+async fn a_whole_archive_has_one_window_from_its_base_to_its_watermark() {
+    let (archive, wal) = whole().await;
+    let catalog = archive.catalog().await;
+    let path = catalog.path();
+    let range = LogRange { from: size().start_of(2), to: wal.position() };
+    assert_eq!(catalog.ranges(&path), [range]);
+    assert_eq!(catalog.damage, []);
+    let windows = catalog.windows(&path).await.expect("readable");
+    assert_eq!(windows.len(), 1);
+    assert_eq!((windows[0].from, windows[0].to), (at(21), at(118)), "the margin is two seconds");
+    assert_eq!(windows[0].to_lsn, wal.position());
+    let end = catalog.end_of(&path, range).await.expect("readable");
+    assert_eq!(end.last_commit.map(|commit| commit.time), Some(at(60)));
+    assert_eq!(end.last_record.map(|span| span.end), Some(wal.position()));
+}
+
+#[tokio::test]
+async fn a_missing_segment_and_a_recorded_gap_split_the_log() {
+    let (archive, wal) = whole().await;
+    archive.remove(&sealed(4));
+    let gap = Lsn(size().start_of(3).0 + 48);
+    archive.gap(gap, Lsn(gap.0 + 50)).await;
+    let catalog = archive.catalog().await;
+    let start = |number| size().start_of(number);
+    let expected = [
+        LogRange { from: start(2), to: gap },
+        LogRange { from: Lsn(gap.0 + 50), to: start(4) },
+        LogRange { from: start(5), to: wal.position() },
+    ];
+    assert_eq!(catalog.ranges(&catalog.path()), expected);
+    let windows = catalog.windows(&catalog.path()).await.expect("readable");
+    assert_eq!(windows.len(), 1, "only the range with the base can be restored");
+    assert_eq!(windows[0].to, at(21), "the commit before the gap is not whole");
+}
+
+#[tokio::test]
+async fn a_branch_point_s_segment_comes_from_the_child() {
+    let archive = Archive::begun(2).await;
+    let mut parent = Wal::new(ONE, 2);
+    parent.commit(100, at(10));
+    parent.switch();
+    parent.commit(101, at(20));
+    let branch = parent.position();
+    let mut child = parent.branch(Timeline(2), branch);
+    parent.commit(102, at(30));
+    child.commit(103, at(31));
+    let first = archive.seal(id(2), parent.segment(2), Hash::NONE).await;
+    archive.seal(id(3), parent.segment(3), first).await;
+    let text = format!("1\t{branch}\tno recovery target specified\n");
+    archive.history(Timeline(2), &text).await;
+    let on_child = SegmentId { timeline: Timeline(2), number: 3 };
+    archive.tails(on_child, &[child.segment(3)], first, None).await;
+
+    let catalog = archive.catalog().await;
+    assert_eq!(catalog.timeline(), Timeline(2));
+    let path = catalog.path();
+    let owner = |number| catalog.locate(&path, number).map(|located| located.id.timeline);
+    assert_eq!((owner(2), owner(3), owner(4)), (Some(ONE), Some(Timeline(2)), None));
+    let range = LogRange { from: size().start_of(2), to: child.position() };
+    assert_eq!(catalog.ranges(&path), [range]);
+    let end = catalog.end_of(&path, range).await.expect("readable");
+    assert_eq!(end.last_commit.and_then(|commit| commit.xid), Some(103));
+    // What the parent wrote behind the branch is there still, on its own way.
+    let old = catalog.path_to(ONE).expect("known");
+    assert_eq!(catalog.ranges(&old)[0].to, parent.position());
+    let end = catalog.end_of(&old, catalog.ranges(&old)[0]).await.expect("readable");
+    assert_eq!(end.last_commit.and_then(|commit| commit.xid), Some(102));
+}
+
+#[tokio::test]
+async fn a_child_that_has_no_log_yet_takes_the_parent_s_up_to_the_branch() {
+    let archive = Archive::begun(2).await;
+    let mut parent = Wal::new(ONE, 2);
+    parent.commit(100, at(10));
+    let branch = parent.position();
+    parent.commit(101, at(20));
+    archive.log(&parent, Hash::NONE).await;
+    archive.history(Timeline(2), &format!("1\t{branch}\tno recovery target specified\n")).await;
+    let catalog = archive.catalog().await;
+    let range = LogRange { from: size().start_of(2), to: branch };
+    assert_eq!(catalog.ranges(&catalog.path()), [range]);
+}
+
+#[tokio::test]
+async fn an_open_segment_that_was_planned_is_served_the_same_after_it_was_sealed() {
+    let (archive, mut wal) = whole().await;
+    let catalog = archive.catalog().await;
+    let planned = wal.segment(6).to_vec();
+    let located = catalog.locate(&catalog.path(), 6).expect("the open segment");
+    let source = super::read::source_of(located.stored);
+    assert!(matches!(source, Source::Tails { raw_bytes, .. } if raw_bytes == planned.len() as u64));
+    let segment = PlannedSegment { name: id(6).name(size()), source, bytes: 0 };
+
+    wal.commit(107, at(130));
+    wal.switch();
+    let previous = Hash::of(wal.segment(5));
+    archive.seal(id(6), wal.segment(6), previous).await;
+    for seq in 0..3 {
+        archive.remove(&LINEAGE.tail(&segment.name, seq));
+    }
+    let raw = super::read::read_planned(&*archive.store, LINEAGE, &segment, size())
+        .await
+        .expect("the sealed segment begins with what was planned");
+    assert_eq!(raw, planned);
+    // The catalog that saw the tails is as good.
+    assert_eq!(catalog.raw(id(6)).await.expect("sealed meanwhile"), planned);
+    let padded = catalog.raw_padded(id(6)).await.expect("sealed meanwhile");
+    assert_eq!(padded.len() as u64, size().bytes());
+    assert!(padded[planned.len()..].iter().all(|byte| *byte == 0));
+}
+
+#[tokio::test]
+async fn a_damaged_segment_is_never_served() {
+    let (archive, _) = whole().await;
+    archive.damage(&sealed(3), 40);
+    let error = archive.catalog().await.raw(id(3)).await.expect_err("damaged");
+    assert!(matches!(error, CatalogError::Segment { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_segment_under_another_s_key_is_never_served() {
+    let (archive, _) = whole().await;
+    archive.remove(&sealed(4));
+    std::fs::copy(archive.file(&sealed(3)), archive.file(&sealed(4))).expect("copied");
+    let error = archive.catalog().await.raw(id(4)).await.expect_err("misplaced");
+    assert!(matches!(error, CatalogError::Misplaced { field: "segment", .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_broken_chain_of_tails_is_named_and_ends_the_log() {
+    let (archive, _) = whole().await;
+    archive.damage(&LINEAGE.tail(&id(6).name(size()), 0), 50);
+    let catalog = archive.catalog().await;
+    assert_eq!(catalog.damage.len(), 1);
+    assert_eq!(catalog.ranges(&catalog.path())[0].to, size().start_of(6));
+}
+
+#[tokio::test]
+async fn a_base_without_its_completion_does_not_exist() {
+    let (archive, _) = whole().await;
+    let key = LINEAGE.base_object("20261120T150000Z", "base.tar.zst.000001");
+    archive.put(&key, vec![1]).await;
+    let catalog = archive.catalog().await;
+    assert_eq!(catalog.bases.len(), 1);
+    assert_eq!(catalog.unfinished, ["20261120T150000Z"]);
+}
+
+#[tokio::test]
+async fn a_timeline_s_partial_last_segment_is_part_of_its_log() {
+    let archive = Archive::begun(2).await;
+    let mut wal = Wal::new(ONE, 2);
+    wal.commit(100, at(10));
+    archive.seal(id(2), wal.segment(2), Hash::NONE).await;
+    let catalog = archive.catalog().await;
+    let range = LogRange { from: size().start_of(2), to: wal.position() };
+    assert_eq!(catalog.ranges(&catalog.path()), [range]);
+    assert_eq!(catalog.raw(id(2)).await.expect("readable"), wal.segment(2));
+    let key = LINEAGE.partial(&SegmentName::postgres(id(2), size()));
+    archive.damage(&key, 60);
+    assert!(archive.catalog().await.raw(id(2)).await.is_err());
+}
+
+#[tokio::test]
+async fn a_place_without_an_archive_is_said_to_be_one() {
+    let archive = Archive::empty().await;
+    let open = super::Catalog::open(archive.path(), None).await;
+    assert!(matches!(open, Err(CatalogError::NoArchive { .. })));
+    let (archive, _) = whole().await;
+    let open = super::Catalog::open(archive.path(), Some(7)).await;
+    let Err(CatalogError::NoLineage { found, .. }) = open else { panic!("{open:?}") };
+    assert_eq!(found, [1]);
+}

@@ -9,8 +9,8 @@ use proto::segment::{Codec, FRAME_RAW, RunningHash};
 
 use super::error::BaseError;
 
-/// A manifest has about 150 bytes a file, a fifth of that compressed: half a million files. One
-/// that is larger is left out, with a warning, rather than held in memory.
+/// A manifest has about 200 bytes a file, a quarter of that compressed: 300,000 files. One that is
+/// larger is left out, with a warning, rather than held in memory.
 const MANIFEST_MAX: usize = 16 << 20;
 
 /// The server's manifest, compressed as it comes.

@@ -8,6 +8,8 @@
 
 pub mod schedule;
 pub mod source;
+mod config_files;
+pub mod postgres;
 pub mod header;
 pub mod split;
 pub mod parts;
@@ -20,6 +22,7 @@ pub mod error;
 
 pub use durable::{ArchivedLog, DurableLog, Needed, PipelineLog};
 pub use error::{BaseError, Class, LogError, SourceError};
+pub use postgres::PostgresSource;
 pub use progress::{OnProgress, Progress};
 pub use source::{Backup, Checkpoint, Event, Facts, Request, Source, Start};
 pub use writer::{BaseOptions, take};

@@ -7,6 +7,7 @@
 //! `source` → `split` (by `header`) → `parts` → `writer`, which waits for `durable`.
 
 pub mod schedule;
+pub mod known;
 pub mod source;
 mod config_files;
 pub mod postgres;

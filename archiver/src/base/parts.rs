@@ -112,7 +112,7 @@ impl PartWriter {
             self.append_next().await?;
         }
         self.close_part().await?;
-        while self.uploads.len() > 0 {
+        while !self.uploads.is_empty() {
             self.one_stored().await?;
         }
         Ok(TarStream { name: self.name, tablespace, raw_bytes, parts: self.parts })

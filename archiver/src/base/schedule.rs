@@ -113,7 +113,7 @@ pub fn due(bases: &[Taken], gaps: &[Gap], present: &Present<'_>) -> Due {
 
 /// Whether recovery from `base` can follow the log to the present: its stop stands on the present
 /// timeline's path, and no gap lies behind its start.
-fn leads_here(base: &Taken, gaps: &[Gap], history: &History) -> bool {
+pub fn leads_here(base: &Taken, gaps: &[Gap], history: &History) -> bool {
     let on_path = history.contains(base.stop_timeline, base.stop);
     let crosses = |gap: &&Gap| gap.to > base.start && history.contains(gap.timeline, gap.from);
     on_path && !gaps.iter().any(|gap| crosses(&gap))

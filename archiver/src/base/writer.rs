@@ -69,6 +69,18 @@ pub async fn take(
     options: &BaseOptions,
     clock: &dyn Clock,
 ) -> Result<Complete, BaseError> {
+    // On the heap: hash states and events make it some tens of kilobytes.
+    Box::pin(take_unboxed(source, store, lineage, durable, options, clock)).await
+}
+
+async fn take_unboxed(
+    source: &mut dyn Source,
+    store: Arc<dyn Store>,
+    lineage: Lineage,
+    durable: &dyn DurableLog,
+    options: &BaseOptions,
+    clock: &dyn Clock,
+) -> Result<Complete, BaseError> {
     let facts = source.facts().await?;
     let started = source.clock().await?;
     let label = options.label.clone();

@@ -207,6 +207,9 @@ async fn what_is_stored_is_the_stream_whatever_answers_are_lost() {
     assert_eq!(decompress(&stored).expect("a frame"), b"{\"manifest\": 1}");
     let written = store.get(&LINEAGE.base_complete(&complete.id), Range::All).await.expect("it");
     assert_eq!(&written[..], complete.encode());
+    let history = proto::postgres::history::History::first(Timeline(1));
+    let known = crate::base::known::bases(&*store, LINEAGE, &[], &history).await.expect("one");
+    assert_eq!(known, [crate::base::schedule::Taken::from(&complete)]);
     let ledger = ledger::read(&*store, LINEAGE).await.expect("a ledger");
     assert_eq!(ledger[0].event, LedgerEvent::Base { id: complete.id });
 }

@@ -250,14 +250,14 @@ impl Inner {
 
     fn list(&self, prefix: &str, after: Option<&str>) -> Result<Page, StoreError> {
         let found = walk::page(&*self.disk, &self.root, prefix, after, super::LIST_PAGE_MAX)
-            .map_err(|e| self.failed("list", prefix, e))?;
+            .map_err(|e| self.failed("list", &format!("{prefix}*"), e))?;
         self.noted(found.objects.is_empty(), "list", prefix)?;
         Ok(found)
     }
 
     fn folders(&self, folder: &str) -> Result<Vec<String>, StoreError> {
         let found = walk::folders(&*self.disk, &self.root, folder)
-            .map_err(|e| self.failed("list", folder, e))?;
+            .map_err(|e| self.failed("list", &format!("{folder}*"), e))?;
         self.noted(found.is_empty(), "list", folder)?;
         Ok(found)
     }

@@ -18,6 +18,7 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::types::ChecksumMode;
@@ -43,6 +44,8 @@ pub struct S3Store {
     /// Bucket and prefix, for messages.
     short: String,
     access: Access,
+    /// Instead of the standard chain.
+    credentials: Option<SharedCredentialsProvider>,
     /// Whether it was seen to list keys in another order than that of their bytes, as stores do
     /// that keep folders (SeaweedFS, directory buckets).
     unordered: AtomicBool,
@@ -56,6 +59,18 @@ impl S3Store {
     /// # Errors
     /// When the address is wrong, or its certificate file cannot be used.
     pub async fn open(url: &::url::Url, access: Access) -> Result<Self, StoreError> {
+        Self::open_as(url, access, None).await
+    }
+
+    /// As [`S3Store::open`], with these credentials instead of the standard chain's.
+    ///
+    /// # Errors
+    /// As [`S3Store::open`].
+    pub async fn open_as(
+        url: &::url::Url,
+        access: Access,
+        credentials: Option<SharedCredentialsProvider>,
+    ) -> Result<Self, StoreError> {
         let address = S3Address::parse(url).map_err(|detail| StoreError::Address {
             address: format!("s3://{}{}", url.host_str().unwrap_or_default(), url.path()),
             detail,
@@ -63,9 +78,10 @@ impl S3Store {
         Ok(Self {
             text: url.to_string(),
             short: address.short(),
-            session: RwLock::new(Arc::new(Session::open(&address).await?)),
+            session: RwLock::new(Arc::new(Session::open(&address, credentials.as_ref()).await?)),
             address,
             access,
+            credentials,
             unordered: AtomicBool::new(false),
             renewed: tokio::sync::Mutex::default(),
         })
@@ -131,7 +147,7 @@ impl S3Store {
             return None;
         }
         *renewed = Some(tokio::time::Instant::now());
-        let new = Arc::new(Session::open(&self.address).await.ok()?);
+        let new = Arc::new(Session::open(&self.address, self.credentials.as_ref()).await.ok()?);
         if !new.differs_from(refused).await {
             return None;
         }

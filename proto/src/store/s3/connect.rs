@@ -41,7 +41,10 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) async fn open(address: &S3Address) -> Result<Self, StoreError> {
+    pub(super) async fn open(
+        address: &S3Address,
+        credentials: Option<&SharedCredentialsProvider>,
+    ) -> Result<Self, StoreError> {
         let trust = match &address.ca_file {
             Some(_) => Some(trusting(address).await?),
             None => None,
@@ -49,6 +52,9 @@ impl Session {
         let mut loader = aws_config::defaults(BehaviorVersion::latest()).region(region(address));
         if let Some(profile) = &address.profile {
             loader = loader.profile_name(profile);
+        }
+        if let Some(credentials) = credentials {
+            loader = loader.credentials_provider(credentials.clone());
         }
         let shared = loader.load().await;
         let used = Recorded { chain: shared.credentials_provider(), last: Arc::default() };

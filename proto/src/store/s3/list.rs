@@ -57,7 +57,8 @@ impl S3Store {
         token: Option<String>,
         delimiter: Option<&str>,
     ) -> Result<Listing, StoreError> {
-        let asked = self.asked("list", prefix);
+        let shown = format!("{prefix}*");
+        let asked = self.asked("list", &shown);
         let answer = self
             .call(&asked, 0, |client| {
                 let request = client

@@ -2,6 +2,7 @@
 //! Nothing here ever writes into an archive.
 
 pub mod catalog;
+pub mod find;
 pub mod plan;
 pub mod fetch;
 

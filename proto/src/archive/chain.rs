@@ -169,9 +169,8 @@ pub async fn read_raw(
     let holding = chain.links.iter().filter(|link| link.header.raw_len > 0);
     // Futures, not a closure that makes them: a closure over a borrow keeps a spawned task from
     // being `Send` (rust-lang/rust#100013). Nothing is asked before it is polled.
-    let reads: Vec<_> = holding
-        .map(|link| async move { (link, store.get(&link.key, Range::All).await) })
-        .collect();
+    let reads: Vec<_> =
+        holding.map(|link| async move { (link, store.get(&link.key, Range::All).await) }).collect();
     let mut objects = stream::iter(reads).buffered(REQUESTS_AT_ONCE);
     while let Some((link, object)) = objects.next().await {
         let key = link.key.clone();

@@ -203,7 +203,13 @@ impl Inner {
                 self.disk.sync_dir(folder)?;
                 Ok(put)
             })
-            .map_err(|e| self.failed("put", key.as_str(), e))?;
+            .map_err(|e| {
+                if e.kind() == io::ErrorKind::NotFound {
+                    // Somebody removed a folder underneath us: the next attempt makes it anew.
+                    self.durable.lock().expect("no panic while held").clear();
+                }
+                self.failed("put", key.as_str(), e)
+            })?;
         self.seen.store(true, Ordering::Relaxed);
         Ok(put)
     }

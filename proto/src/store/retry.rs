@@ -74,7 +74,7 @@ pub enum Policy {
 }
 
 impl Policy {
-    /// What a restore uses: about a minute and a half with the waits of [`Backoff::new`].
+    /// What a restore uses: about a minute of waiting with [`Backoff::new`].
     pub const RESTORE: Self = Self::Attempts(16);
 
     fn asks_again(self, class: Class, attempts: u32) -> bool {

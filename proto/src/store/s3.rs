@@ -272,7 +272,12 @@ impl Store for S3Store {
             })
             .await?;
         match answer {
-            Ok(found) => Ok(found.content_length().and_then(|n| u64::try_from(n).ok())),
+            Ok(found) => match found.content_length().and_then(|n| u64::try_from(n).ok()) {
+                Some(bytes) => Ok(Some(bytes)),
+                None => {
+                    Err(asked.unreachable("the answer does not say how long it is", Class::Retry))
+                }
+            },
             Err(refused) => match error::answer(&refused) {
                 // The answer to HEAD has no body that tells a missing key from a missing bucket.
                 Some((_, 404)) => match self.get_once(key, Range::At { offset: 0, len: 1 }).await {

@@ -96,6 +96,19 @@ async fn a_folder_of_nothing_but_folders_is_not_named() {
 }
 
 #[tokio::test]
+async fn a_folder_that_somebody_removed_is_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = at(dir.path()).await;
+    store.put(&key("keep"), &Body::Bytes("x".into())).await.unwrap();
+    store.put(&key("a/b/1"), &Body::Bytes("x".into())).await.unwrap();
+    std::fs::remove_dir_all(dir.path().join("a")).unwrap();
+    let error = store.put(&key("a/b/2"), &Body::Bytes("x".into())).await.unwrap_err();
+    assert_eq!(error.class(), Class::Retry);
+    let put = store.put(&key("a/b/2"), &Body::Bytes("x".into())).await.unwrap();
+    assert_eq!(put, Put::Created);
+}
+
+#[tokio::test]
 async fn a_root_that_vanishes_is_not_an_archive_that_ends() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("mounted");

@@ -119,7 +119,9 @@ impl S3Store {
     fn objects<'a>(&'a self, answer: &'a Listing) -> impl Iterator<Item = Object> + 'a {
         answer.contents().iter().filter_map(|object| {
             let key = Key::parse(self.relative(object.key()?)?)?;
-            Some(Object { key, bytes: u64::try_from(object.size()?).ok()? })
+            // An object is never hidden because its size is not said.
+            let bytes = object.size().and_then(|n| u64::try_from(n).ok()).unwrap_or_default();
+            Some(Object { key, bytes })
         })
     }
 

@@ -7,6 +7,7 @@
 
 pub mod time_input;
 pub mod view;
+pub mod decode;
 mod refusal;
 mod log;
 mod ranges;

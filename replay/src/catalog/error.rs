@@ -38,7 +38,9 @@ pub enum CatalogError {
     },
     #[error("{key} holds {field} {found}, and its name says {expected}")]
     Misplaced { key: Key, field: &'static str, expected: u64, found: u64 },
-    #[error("segment {name} no longer begins with the {bytes} bytes that were planned: hash {found}, planned {expected}")]
+    #[error(
+        "segment {name} no longer begins with the {bytes} bytes that were planned: hash {found}, planned {expected}"
+    )]
     Changed { name: String, bytes: u64, expected: Hash, found: Hash },
     #[error("segment {name} has {found} bytes, and {expected} were planned")]
     Shrunk { name: String, expected: u64, found: u64 },

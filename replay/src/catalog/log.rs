@@ -136,8 +136,8 @@ async fn partial(
 ) -> Result<Stored, CatalogError> {
     let key = lineage.partial(&SegmentName::postgres(id, size));
     let suffix = store.get(&key, Range::Last(FOOTER_READ)).await?;
-    let footer = Footer::decode_suffix(&suffix)
-        .map_err(|source| CatalogError::Segment { key, source })?;
+    let footer =
+        Footer::decode_suffix(&suffix).map_err(|source| CatalogError::Segment { key, source })?;
     Ok(Stored::Partial { bytes, raw_bytes: footer.raw_len })
 }
 
@@ -171,9 +171,9 @@ async fn read_chains(
         match followed {
             Ok(Followed::Chain(chain)) if chain.links.is_empty() => {}
             Ok(Followed::Chain(chain)) => {
-                let newer = chain.watermark().filter(|mark| {
-                    log.watermark.is_none_or(|known| known.clock < mark.clock)
-                });
+                let newer = chain
+                    .watermark()
+                    .filter(|mark| log.watermark.is_none_or(|known| known.clock < mark.clock));
                 log.watermark = newer.or(log.watermark);
                 log.segments.entry(id.number).or_insert_with(|| Stored::Tails(Box::new(chain)));
             }

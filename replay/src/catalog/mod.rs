@@ -14,9 +14,10 @@ mod end;
 
 pub use end::{Commit, LogEnd, Window};
 pub use error::CatalogError;
+pub(crate) use load::describe;
 pub use log::{Stored, TimelineLog};
-pub use patient::PatientStore;
 pub use path::{Located, LogPath, LogRange};
+pub use patient::PatientStore;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -131,12 +132,9 @@ impl Catalog {
     /// The ledger's gaps, in the order in which they were recorded.
     pub fn gaps(&self) -> Vec<Gap> {
         let gap = |entry: &Entry| match &entry.event {
-            Event::Gap { from, to, reason } => Some(Gap {
-                from: *from,
-                to: *to,
-                reason: reason.clone(),
-                recorded: entry.time,
-            }),
+            Event::Gap { from, to, reason } => {
+                Some(Gap { from: *from, to: *to, reason: reason.clone(), recorded: entry.time })
+            }
             _ => None,
         };
         self.ledger.iter().filter_map(gap).collect()

@@ -11,3 +11,7 @@ pub mod process;
 pub mod fetch;
 pub mod certificates;
 pub mod postgres;
+pub mod seaweed;
+pub mod tcp_proxy;
+pub mod http;
+pub mod programs;

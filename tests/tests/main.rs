@@ -1,3 +1,7 @@
 //! Every test against real servers, as one program: one link, one process, shared servers.
 
 mod harness;
+mod flow;
+mod faults;
+mod cli;
+mod tidy;

@@ -1,3 +1,6 @@
 //! The harness itself: each server starts, answers and goes.
 
 mod postgres;
+mod programs;
+mod seaweed;
+mod tcp_proxy;

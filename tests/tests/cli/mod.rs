@@ -1,0 +1,1 @@
+//! What people and programs type and read: bad input, exit codes, `--json`.

@@ -1,0 +1,1 @@
+//! What goes wrong: kills, stores that are away, full disks, writers that were thought dead.

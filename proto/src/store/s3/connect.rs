@@ -57,6 +57,13 @@ impl Session {
             loader = loader.credentials_provider(credentials.clone());
         }
         let shared = loader.load().await;
+        if shared.region().is_none() {
+            return Err(StoreError::Address {
+                address: address.short(),
+                detail: "no region is known; add region= to the address or set AWS_REGION"
+                    .to_owned(),
+            });
+        }
         let used = Recorded { chain: shared.credentials_provider(), last: Arc::default() };
         let mut config = aws_sdk_s3::config::Builder::from(&shared)
             .credentials_provider(used.clone())

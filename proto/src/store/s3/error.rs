@@ -160,8 +160,10 @@ fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn 
 fn texts(error: &(dyn Error + 'static)) -> String {
     let mut said = String::new();
     for cause in chain(error) {
-        let text = cause.to_string();
-        if !said.contains(&text) {
+        // Some list what they tried over several lines.
+        let text = cause.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        let says_something = !matches!(text.as_str(), "dispatch failure" | "other");
+        if says_something && !said.contains(&text) {
             if !said.is_empty() {
                 said.push_str(": ");
             }

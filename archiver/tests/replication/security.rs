@@ -4,7 +4,8 @@ use archiver::source::postgres::{Class, ConnectOptions, Connection, Environment,
 use tests::postgres::Cluster;
 use tests::scope;
 
-const HBA: [&str; 3] = [
+const HBA: [&str; 4] = [
+    "hostssl all,replication certified 127.0.0.1/32 cert",
     "hostssl replication scram 127.0.0.1/32 scram-sha-256",
     "host all,replication md5 127.0.0.1/32 md5",
     "host all,replication scram 127.0.0.1/32 scram-sha-256",
@@ -15,6 +16,7 @@ fn secured(major: u32) -> Result<Cluster> {
     let cluster = builder.start()?;
     cluster.sql(
         "CREATE ROLE scram LOGIN REPLICATION PASSWORD 'right';
+         CREATE ROLE certified LOGIN REPLICATION;
          CREATE ROLE nobody LOGIN;",
     )?;
     Ok(cluster)
@@ -152,5 +154,38 @@ async fn the_unix_socket_serves_too() -> Result<()> {
     let options = ConnectOptions::parse(&url, &Environment::default())?;
     let mut session = Session::connect(&options).await?;
     assert_eq!(session.identify().await?.system_id, cluster.system_identifier()?);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_certificate_is_shown_and_a_foreign_one_is_an_error_of_configuration() -> Result<()>
+{
+    let cluster = secured(scope::newest_postgres())?;
+    let authority = cluster.authority().expect("TLS");
+    let folder = tests::scratch::Folder::new("authority")?;
+    let other = tests::certificates::Authority::new(folder.path(), "another")?;
+    let ca = authority.certificate().display().to_string();
+    for (client, works) in
+        [(authority.client("certified")?, true), (other.client("certified")?, false)]
+    {
+        let (certificate, key) =
+            (client.certificate.display().to_string(), client.key.display().to_string());
+        let parameters = [
+            ("sslmode", "verify-full"),
+            ("sslrootcert", ca.as_str()),
+            ("sslcert", certificate.as_str()),
+            ("sslkey", key.as_str()),
+        ];
+        match connect(&cluster, "certified", "", &parameters).await {
+            Ok(session) => session.close().await,
+            Err(error) => {
+                assert!(!works, "{error}");
+                assert_eq!(error.class(), Class::Config, "{error:?}");
+            }
+        }
+    }
+    let bare = [("sslmode", "verify-full"), ("sslrootcert", ca.as_str())];
+    let error = connect(&cluster, "certified", "", &bare).await.err().expect("no certificate");
+    assert_eq!(error.class(), Class::Config, "{error}");
     Ok(())
 }

@@ -20,12 +20,17 @@ async fn the_stream_holds_the_very_bytes_that_pg_receivewal_writes() -> Result<(
         cluster.pgbench("postgres", &["-c2", "-t500"])?;
         cluster.switch_wal()?;
         let end = size.floor(cluster.flush_position()?);
+        // pg_receivewal leaves at the first byte beyond its end.
+        cluster.sql("CREATE TABLE beyond AS SELECT 1")?;
 
         let mut stream = stream_at(&cluster, Some(&slot("ours")), Timeline(1), start).await?;
         let mut ours = Vec::new();
         collect(&mut stream, end, &mut ours).await?;
         stream.close().await;
 
+        // It goes on after the last whole segment that it finds; 14 does not ask the slot.
+        let last = SegmentId { timeline: Timeline(1), number: size.segment_of(start) - 1 };
+        std::fs::write(folder.join(last.name(size)), vec![0; usize::try_from(size.bytes())?])?;
         let mut receive = cluster.tool("pg_receivewal");
         receive.args(["--slot=theirs", "--no-loop", "-D"]).arg(&folder);
         receive.args(["--endpos", &end.to_string(), "-d", &cluster.replication_url()]);

@@ -12,9 +12,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::acknowledged::Acknowledged;
 use super::error::Error;
 use super::session::Session;
-use super::stream::{Acknowledged, StreamEvent, WalStream};
+use super::stream::{StreamEvent, WalStream};
 
 /// The sink's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -73,6 +73,23 @@ impl fmt::Display for Extra<'_> {
     }
 }
 
+/// Several errors, each with its causes: a chain has room for one alone.
+struct Causes<'a>(&'a [Error], &'a Error);
+
+impl fmt::Display for Causes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, error) in self.0.iter().chain([self.1]).enumerate() {
+            write!(f, "{}{error}", if index == 0 { "" } else { "; " })?;
+            let mut cause = std::error::Error::source(error);
+            while let Some(inner) = cause {
+                write!(f, ": {inner}")?;
+                cause = inner.source();
+            }
+        }
+        Ok(())
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -94,7 +111,7 @@ pub enum Error {
     NoChannelBinding { endpoint: Endpoint },
     #[error("{endpoint} is not a {wanted} server")]
     WrongRole { endpoint: Endpoint, wanted: &'static str },
-    #[error("no host could be used; the last: {last}")]
+    #[error("no host could be used: {}", Causes(others, last))]
     EveryHost { last: Box<Error>, others: Vec<Error> },
     #[error("no answer within {} s while {doing}", after.as_secs_f32())]
     TimedOut { doing: &'static str, after: Duration },

@@ -9,6 +9,7 @@
 
 pub mod error;
 pub mod uri;
+mod environment;
 pub mod options;
 pub mod secret_files;
 pub mod tls;
@@ -16,18 +17,24 @@ mod tls_verify;
 pub mod dial;
 pub mod auth;
 pub mod conn;
+mod startup;
 pub mod session;
 mod wire;
+mod acknowledged;
 pub mod stream;
 pub mod drive;
+mod backup_options;
 pub mod basebackup;
 pub mod sql;
 
-pub use basebackup::{BackupEvent, BackupOptions, BackupStream, Checkpoint, MaxRate, Tablespace};
+pub use acknowledged::Acknowledged;
+pub use backup_options::{BackupOptions, Checkpoint, MaxRate};
+pub use basebackup::{BackupEvent, BackupStream, Tablespace};
 pub use conn::Connection;
 pub use drive::{Drive, Outcome, Push, run};
+pub use environment::Environment;
 pub use error::{Class, Error, ServerError, SqlState};
-pub use options::{ConnectOptions, Endpoint, Environment, Host};
+pub use options::{ConnectOptions, Endpoint, Host};
 pub use session::{Identity, Server, Session, SlotName};
 pub use sql::{Settings, SlotState, SqlSession, SyncState, WalStatus};
-pub use stream::{Acknowledged, StreamEvent, StreamOptions, WalStream};
+pub use stream::{StreamEvent, StreamOptions, WalStream};

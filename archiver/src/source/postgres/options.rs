@@ -1,8 +1,6 @@
 //! From parameters to what a connection needs, in libpq's order: the string itself, the service,
 //! the `PG*` environment, the defaults.
 
-use std::collections::HashMap;
-use std::ffi::OsString;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -10,6 +8,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+use super::environment::Environment;
 use super::secret_files::{self, PasswordQuery};
 use super::tls::{RootCertificates, SslMode, TlsMin, TlsOptions};
 use super::uri::{Parameters, UriError};
@@ -20,42 +19,6 @@ const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 const APPLICATION_NAME_DEFAULT: &str = "pitr";
 /// Where distributions put the socket, and where PostgreSQL itself does.
 const SOCKET_FOLDERS: [&str; 2] = ["/var/run/postgresql", "/tmp"];
-/// `PG*` variables and the parameters they stand for (fe-connect.c, `PQconninfoOptions`).
-const VARIABLES: &[(&str, &str)] = &[
-    ("PGHOST", "host"),
-    ("PGHOSTADDR", "hostaddr"),
-    ("PGPORT", "port"),
-    ("PGDATABASE", "dbname"),
-    ("PGUSER", "user"),
-    ("PGPASSWORD", "password"),
-    ("PGPASSFILE", "passfile"),
-    ("PGCHANNELBINDING", "channel_binding"),
-    ("PGCONNECT_TIMEOUT", "connect_timeout"),
-    ("PGAPPNAME", "application_name"),
-    ("PGOPTIONS", "options"),
-    ("PGSSLMODE", "sslmode"),
-    ("PGSSLROOTCERT", "sslrootcert"),
-    ("PGSSLCERT", "sslcert"),
-    ("PGSSLKEY", "sslkey"),
-    ("PGSSLSNI", "sslsni"),
-    ("PGSSLMINPROTOCOLVERSION", "ssl_min_protocol_version"),
-    ("PGTARGETSESSIONATTRS", "target_session_attrs"),
-    ("PGSSLCRL", "sslcrl"),
-    ("PGSSLCRLDIR", "sslcrldir"),
-    ("PGREQUIREPEER", "requirepeer"),
-    ("PGREQUIREAUTH", "require_auth"),
-    ("PGGSSENCMODE", "gssencmode"),
-    ("PGSSLNEGOTIATION", "sslnegotiation"),
-];
-
-/// The environment a connection string is completed from.
-#[derive(Clone, Default)]
-pub struct Environment {
-    pub variables: HashMap<String, String>,
-    /// The operating system's name for the user, the last resort for `user`.
-    pub user: Option<String>,
-}
-
 /// A server to try.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Endpoint {
@@ -115,47 +78,6 @@ pub struct ConnectOptions {
     passfile: Option<PathBuf>,
 }
 
-impl Environment {
-    /// This process's own.
-    pub fn process() -> Self {
-        let text = |(name, value): (OsString, OsString)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
-        };
-        let variables: HashMap<_, _> = std::env::vars_os().filter_map(text).collect();
-        let uid = rustix::process::geteuid().as_raw().to_string();
-        let user = std::fs::read_to_string("/etc/passwd").ok().and_then(|text| {
-            text.lines().find_map(|line| {
-                let mut fields = line.split(':');
-                let name = fields.next()?;
-                (fields.nth(1)? == uid).then(|| name.to_owned())
-            })
-        });
-        let user = user.or_else(|| variables.get("USER").cloned());
-        Self { variables, user }
-    }
-
-    fn get(&self, name: &str) -> Option<&str> {
-        self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
-    }
-
-    fn home(&self, file: &str) -> Option<PathBuf> {
-        self.get("HOME").map(|home| Path::new(home).join(file))
-    }
-
-    fn service(&self, name: &str) -> Result<Parameters, UriError> {
-        let own =
-            self.get("PGSERVICEFILE").map(PathBuf::from).or_else(|| self.home(".pg_service.conf"));
-        let shared = self.get("PGSYSCONFDIR").unwrap_or("/etc/postgresql-common");
-        let shared = Path::new(shared).join("pg_service.conf");
-        for path in own.into_iter().chain([shared]) {
-            if let Some(found) = secret_files::read_service(&path, name)? {
-                return Ok(found);
-            }
-        }
-        Err(UriError::NoService { name: name.to_owned() })
-    }
-}
-
 impl ConnectOptions {
     /// # Errors
     /// When the text, a service or a `PG*` variable cannot be understood.
@@ -166,13 +88,7 @@ impl ConnectOptions {
         if let Some(name) = service.as_deref().or_else(|| env.get("PGSERVICE")) {
             given.fill(env.service(name)?);
         }
-        let mut variables = Parameters::default();
-        for (variable, name) in VARIABLES {
-            if let Some(value) = env.get(variable) {
-                variables.set(name, value.to_owned())?;
-            }
-        }
-        given.fill(variables);
+        given.fill(env.parameters()?);
         Self::complete(&given, env, password_in_text)
     }
 

@@ -45,6 +45,8 @@ pub struct Server {
     /// Zero: the server never gives up on a silent client.
     pub wal_sender_timeout: Duration,
     pub in_hot_standby: bool,
+    /// When the connection was made; [`Session::identify`] asks again.
+    pub identity: Identity,
     /// Our walsender's process, as in `pg_stat_replication.pid`.
     pub process_id: i32,
 }
@@ -75,6 +77,8 @@ impl Session {
             let found = connection.parameter("server_version").unwrap_or("unknown").to_owned();
             return Err(Error::TooOld { found });
         }
+        // Up to 14 the server streams only to who has asked this first (walsender.c).
+        let identity = identify(&mut connection).await?;
         let segment_size = show(&mut connection, "wal_segment_size").await?;
         let timeout = show(&mut connection, "wal_sender_timeout").await?;
         let server = Server {
@@ -84,6 +88,7 @@ impl Session {
             wal_sender_timeout: parse_duration(&timeout)
                 .ok_or_else(|| Error::unexpected("a wal_sender_timeout", &timeout))?,
             in_hot_standby: connection.parameter("in_hot_standby") == Some("on"),
+            identity,
             process_id: connection.process_id(),
         };
         Ok(Self { connection, server })
@@ -100,13 +105,7 @@ impl Session {
     /// # Errors
     /// When the server does not answer as every version since 9.4 does.
     pub async fn identify(&mut self) -> Result<Identity, Error> {
-        const COMMAND: &str = "IDENTIFY_SYSTEM";
-        let row = one_row(self.connection.query(COMMAND, COMMAND).await?, COMMAND)?;
-        Ok(Identity {
-            system_id: field(&row, 0, "a system identifier")?,
-            timeline: Timeline(field(&row, 1, "a timeline")?),
-            flushed: field(&row, 2, "a log position")?,
-        })
+        identify(&mut self.connection).await
     }
 
     /// # Errors
@@ -137,7 +136,7 @@ impl Session {
     }
 
     /// Where a slot stands; `None` without such a slot. PostgreSQL 15 and later: 14 has no such
-    /// command, and the caller asks with SQL.
+    /// command; [`super::SqlSession::slot`] answers there.
     ///
     /// # Errors
     /// When the slot is a logical one.
@@ -200,6 +199,16 @@ pub(crate) fn start_error(source: Box<ServerError>, timeline: Timeline, position
     } else {
         Error::Server { command: "START_REPLICATION", source }
     }
+}
+
+async fn identify(connection: &mut Connection) -> Result<Identity, Error> {
+    const COMMAND: &str = "IDENTIFY_SYSTEM";
+    let row = one_row(connection.query(COMMAND, COMMAND).await?, COMMAND)?;
+    Ok(Identity {
+        system_id: field(&row, 0, "a system identifier")?,
+        timeline: Timeline(field(&row, 1, "a timeline")?),
+        flushed: field(&row, 2, "a log position")?,
+    })
 }
 
 async fn show(connection: &mut Connection, setting: &str) -> Result<String, Error> {

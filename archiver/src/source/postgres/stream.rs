@@ -18,6 +18,7 @@ use proto::postgres::lsn::{Lsn, Timeline};
 use proto::timestamp::Timestamp;
 use tokio::time::Instant;
 
+use super::acknowledged::Acknowledged;
 use super::conn::{Connection, Message, row_values};
 use super::error::{Error, ServerError};
 use super::session::{Server, Session, field, start_error};
@@ -25,18 +26,17 @@ use super::wire::{self, CopyMessage, Status};
 
 const DOING: &str = "streaming the log";
 const STATUS_INTERVAL_MAX: Duration = Duration::from_secs(10);
+/// Below this a report would follow on the last one.
+const STATUS_INTERVAL_MIN: Duration = Duration::from_millis(20);
 const SILENCE_MAX_DEFAULT: Duration = Duration::from_secs(60);
+/// A server with a short patience may itself be slow to answer.
+const SILENCE_MAX_MIN: Duration = Duration::from_secs(30);
 /// A server that is shutting down asks again after every answer (walsender.c, `WalSndDone`); one
 /// answer in this time keeps the two from spinning.
 const SHUTDOWN_ANSWER_INTERVAL: Duration = Duration::from_millis(100);
 const CLOSE_MAX: Duration = Duration::from_secs(2);
 /// From this version on a server may send kinds of messages that we do not know.
 const VERSION_UNKNOWN_KINDS: u32 = 190_000;
-
-/// What the database may be told is safe: it lets go of the log before it, and with synchronous
-/// replication answers its clients.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Acknowledged(Option<Lsn>);
 
 #[derive(Clone, Debug)]
 pub struct StreamOptions {
@@ -116,7 +116,10 @@ impl WalStream {
         let (interval, silence) = if timeout.is_zero() {
             (STATUS_INTERVAL_MAX, SILENCE_MAX_DEFAULT)
         } else {
-            (STATUS_INTERVAL_MAX.min(timeout / 6), timeout)
+            (
+                (timeout / 6).clamp(STATUS_INTERVAL_MIN, STATUS_INTERVAL_MAX),
+                timeout.max(SILENCE_MAX_MIN),
+            )
         };
         Ok(Self {
             connection,
@@ -152,7 +155,11 @@ impl WalStream {
     /// take it as it is (walsender.c, `PhysicalConfirmReceivedLocation`); `NOTHING` takes our word
     /// back and leaves the slot where it is.
     pub fn report(&mut self, flush: Acknowledged) {
-        let flush = if flush.0.is_some() && flush.0 < self.flush.0 { self.flush } else { flush };
+        let flush = if flush.position().is_some() && flush.position() < self.flush.position() {
+            self.flush
+        } else {
+            flush
+        };
         if flush != self.flush {
             self.flush = flush;
             self.queue_status(false);
@@ -344,7 +351,7 @@ impl WalStream {
         if !matches!(self.phase, Phase::Streaming) {
             return;
         }
-        let flush = self.flush.0.unwrap_or_default();
+        let flush = self.flush.position().unwrap_or_default();
         let write = if self.options.write_follows_flush { flush } else { self.position };
         let status = Status { write, flush, now: self.options.clock.wall(), reply_requested };
         status.encode(&mut self.connection.output);
@@ -372,21 +379,6 @@ impl WalStream {
         });
         let _ = drained.await;
         let _ = tokio::time::timeout(CLOSE_MAX, self.connection.close()).await;
-    }
-}
-
-impl Acknowledged {
-    /// Nothing is safe: the slot stays where it is, and we are no synchronous standby.
-    pub const NOTHING: Self = Self(None);
-
-    /// Only for a position that the store (or, where the state says so, the spool's fsync) has
-    /// confirmed.
-    pub const fn durable(position: Lsn) -> Self {
-        Self(Some(position))
-    }
-
-    pub const fn position(self) -> Option<Lsn> {
-        self.0
     }
 }
 

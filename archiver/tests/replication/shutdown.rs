@@ -2,7 +2,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use archiver::source::postgres::{Acknowledged, Drive, Outcome, Push, StreamEvent, run};
+use archiver::source::postgres::{Acknowledged, Drive, Outcome, Push, Sink, StreamEvent, run};
 use tests::postgres::{Cluster, Stop};
 use tests::scope;
 use tests::wait::Deadline;
@@ -26,7 +26,7 @@ async fn consume(cluster: &Cluster, durable: bool, room: usize, drive: Drive) ->
     let (seen, confirm, stop) =
         (Arc::clone(&events), acknowledge.clone(), CancellationToken::new());
     let mut left = room;
-    let sink = move |event: StreamEvent| {
+    let mut sink = move |event: StreamEvent| {
         if let StreamEvent::Data { start, bytes, .. } = &event {
             let Some(rest) = left.checked_sub(bytes.len()) else { return Push::Full };
             left = rest;
@@ -39,7 +39,9 @@ async fn consume(cluster: &Cluster, durable: bool, room: usize, drive: Drive) ->
         seen.lock().expect("not poisoned").push(event);
         Push::Taken
     };
-    let outcome = tokio::spawn(run(stream, sink, acknowledged, stop.clone(), drive));
+    let stopped = stop.clone();
+    let outcome =
+        tokio::spawn(async move { run(stream, &mut sink, acknowledged, stopped, drive).await });
     Ok(Consumer { outcome, events, stop, acknowledge })
 }
 
@@ -130,4 +132,38 @@ async fn an_idle_driver_learns_the_servers_clock() -> Result<()> {
     consumer.stop.cancel();
     assert!(!consumer.saw_shutdown());
     consumer.end().await.map(drop)
+}
+
+/// Never has room, and never says that it will not.
+struct Stuck;
+
+impl Sink for Stuck {
+    fn push(&mut self, _: StreamEvent) -> Push {
+        Push::Taken
+    }
+
+    async fn room(&mut self) -> bool {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_waits_for_room_keeps_its_connection_and_can_be_stopped() -> Result<()> {
+    let cluster =
+        Cluster::builder(scope::newest_postgres()).conf("wal_sender_timeout", "1s").start()?;
+    session(&cluster).await?.create_slot(&slot("pitr")).await?;
+    let stream = stream_from_here(&cluster, Some(&slot("pitr"))).await?;
+    let (_acknowledge, acknowledged) = watch::channel(Acknowledged::NOTHING);
+    let stop = CancellationToken::new();
+    let stopped = stop.clone();
+    let running = tokio::spawn(async move {
+        run(stream, &mut Stuck, acknowledged, stopped, Drive::default()).await
+    });
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let active = cluster.value("postgres", "SELECT active FROM pg_replication_slots")?;
+    assert_eq!(active, "t", "the server has not given us up");
+    stop.cancel();
+    let outcome = tokio::time::timeout(LIMIT, running).await.context("no end")???;
+    assert!(matches!(outcome, Outcome::Stopped));
+    Ok(())
 }

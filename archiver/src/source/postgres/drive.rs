@@ -1,7 +1,7 @@
 //! The task that owns the socket: it hands events on without ever waiting for who takes them, and
 //! tells the server what has become durable.
 //!
-//! Enters: a stream, acknowledgements. Leaves: events, through a `sink` that must not block. When
+//! Enters: a stream, acknowledgements. Leaves: events, through a [`Sink`] that must not block. When
 //! the sink is full the connection is closed (DESIGN §2.2): a client that merely stops reading
 //! would block the server's shutdown.
 
@@ -23,6 +23,23 @@ pub enum Push {
     Taken,
     /// There is no room. The event is lost with the connection; the next one starts before it.
     Full,
+}
+
+/// Takes what the stream yields, without ever waiting.
+pub trait Sink: Send {
+    fn push(&mut self, event: StreamEvent) -> Push;
+
+    /// Waits a moment for room, while compression or disk catch up; `false` when there will be
+    /// none soon: the connection is then closed. Meanwhile nothing is read, but reports are sent.
+    fn room(&mut self) -> impl Future<Output = bool> + Send {
+        std::future::ready(true)
+    }
+}
+
+impl<F: FnMut(StreamEvent) -> Push + Send> Sink for F {
+    fn push(&mut self, event: StreamEvent) -> Push {
+        self(event)
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +71,7 @@ pub enum Outcome {
 /// When the connection breaks or the server refuses; [`Error::class`] says what to do.
 pub async fn run(
     mut stream: WalStream,
-    mut sink: impl FnMut(StreamEvent) -> Push + Send,
+    sink: &mut impl Sink,
     mut acknowledged: watch::Receiver<Acknowledged>,
     stop: CancellationToken,
     drive: Drive,
@@ -65,6 +82,10 @@ pub async fn run(
     let mut listening = true;
     stream.report(*acknowledged.borrow_and_update());
     loop {
+        if !await_room(&mut stream, sink, &mut acknowledged, &mut listening, &stop).await {
+            stream.close().await;
+            return Ok(Outcome::Held);
+        }
         let event = tokio::select! {
             biased;
             () = stop.cancelled() => {
@@ -108,9 +129,32 @@ pub async fn run(
                 ping_at = drive.ping_idle.map(|idle| Instant::now() + idle);
             }
         }
-        if sink(event) == Push::Full {
+        if sink.push(event) == Push::Full {
             stream.close().await;
             return Ok(Outcome::Held);
+        }
+    }
+}
+
+/// Waits for the sink's room without leaving the server alone: reports go out all the while.
+async fn await_room(
+    stream: &mut WalStream,
+    sink: &mut impl Sink,
+    acknowledged: &mut watch::Receiver<Acknowledged>,
+    listening: &mut bool,
+    stop: &CancellationToken,
+) -> bool {
+    let mut room = std::pin::pin!(sink.room());
+    loop {
+        tokio::select! {
+            biased;
+            room = &mut room => return room,
+            () = stop.cancelled() => return true,
+            changed = acknowledged.changed(), if *listening => {
+                *listening = changed.is_ok();
+                stream.report(*acknowledged.borrow_and_update());
+            }
+            () = stream.tend() => {}
         }
     }
 }

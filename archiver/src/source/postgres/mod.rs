@@ -23,15 +23,15 @@ mod wire;
 mod acknowledged;
 pub mod stream;
 pub mod drive;
-mod backup_options;
 pub mod basebackup;
+mod backup_options;
 pub mod sql;
 
 pub use acknowledged::Acknowledged;
 pub use backup_options::{BackupOptions, Checkpoint, MaxRate};
 pub use basebackup::{BackupEvent, BackupStream, Tablespace};
 pub use conn::Connection;
-pub use drive::{Drive, Outcome, Push, run};
+pub use drive::{Drive, Outcome, Push, Sink, run};
 pub use environment::Environment;
 pub use error::{Class, Error, ServerError, SqlState};
 pub use options::{ConnectOptions, Endpoint, Host};

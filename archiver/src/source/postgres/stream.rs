@@ -189,6 +189,18 @@ impl WalStream {
         }
     }
 
+    /// Sends the next report when it is due, and reads nothing: for a caller that has to wait before
+    /// it can take an event. It may be cancelled at any time.
+    pub async fn tend(&mut self) {
+        self.push_output().await;
+        if !matches!(self.phase, Phase::Streaming) {
+            return std::future::pending().await;
+        }
+        tokio::time::sleep_until(self.status_due).await;
+        self.queue_status(false);
+        self.push_output().await;
+    }
+
     /// Waits for input or the next report. True: the server has closed in order.
     async fn wait(&mut self) -> Result<bool, Error> {
         let read = poll_fn(|cx| self.connection.poll_input(cx));

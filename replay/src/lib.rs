@@ -5,6 +5,7 @@ pub mod catalog;
 pub mod find;
 pub mod plan;
 pub mod fetch;
+pub mod target;
 pub mod verify;
 pub mod cli;
 

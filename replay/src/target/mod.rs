@@ -1,0 +1,4 @@
+//! Bringing a database back: one folder an engine.
+
+pub mod progress;
+pub mod postgres;

@@ -1,0 +1,129 @@
+//! Why a restore did not end as asked, with the facts a person needs to act.
+
+use std::path::PathBuf;
+
+use proto::archive::ArchiveError;
+use proto::position::ByteCount;
+use proto::store::{Class, Key, StoreError};
+
+use super::layout::UnpackError;
+use crate::fetch::FetchError;
+
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RestoreError {
+    #[error("{folder} is not empty (it holds {found:?})")]
+    NotEmpty { folder: PathBuf, found: String },
+    #[error("{folder} holds a restore that was interrupted: {asked}")]
+    OtherRestore { folder: PathBuf, asked: String },
+    #[error("{folder} has room for {}, and the base needs {}", ByteCount(*.free), ByteCount(*.needed))]
+    NoRoom { folder: PathBuf, needed: u64, free: u64 },
+    #[error("tablespace {name:?} is not one of this base, or its new place is not absolute")]
+    Tablespace { name: String },
+    #[error("servers do not run as root, and there is no user {name:?} here (--run-as)")]
+    NoUser { name: String },
+    #[error("--run-as {name} needs root; this is user {uid}")]
+    NotRoot { name: String, uid: u32 },
+    #[error("no PostgreSQL {major} server found ({found})")]
+    NoServer { major: u32, found: String },
+    #[error("the base {id} cannot be used: {detail}")]
+    Base { id: String, detail: String },
+    #[error("{key} could not be unpacked")]
+    Part {
+        key: Key,
+        #[source]
+        source: UnpackError,
+    },
+    #[error("{path} cannot be used: {detail}")]
+    Journal { path: PathBuf, detail: String },
+    #[error("{action} {path}")]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    #[error("{program} could not be run: {detail}")]
+    Program { program: PathBuf, detail: String },
+    /// The server ended, or would not do what was asked.
+    #[error("{what}{}", told(.log))]
+    Server { what: String, log: Vec<String> },
+    #[error("asking the server: {what}")]
+    Query {
+        what: &'static str,
+        #[source]
+        source: tokio_postgres::Error,
+    },
+    #[error("interrupted; the same command goes on where this one stopped")]
+    Interrupted,
+    #[error("the work stopped in the middle: {detail}")]
+    Stopped { detail: String },
+}
+
+fn told(log: &[String]) -> String {
+    log.iter().map(|line| format!("\n    {line}")).collect()
+}
+
+impl From<StoreError> for RestoreError {
+    fn from(error: StoreError) -> Self {
+        Self::Fetch(error.into())
+    }
+}
+
+impl RestoreError {
+    /// The exit code of DESIGN §7.
+    pub fn exit(&self) -> u8 {
+        match self {
+            Self::NotEmpty { .. }
+            | Self::OtherRestore { .. }
+            | Self::NoRoom { .. }
+            | Self::Tablespace { .. }
+            | Self::NoUser { .. }
+            | Self::NotRoot { .. }
+            | Self::NoServer { .. } => 4,
+            Self::Interrupted => 5,
+            Self::Fetch(error) => class_exit(error.class()),
+            Self::Archive(error) => class_exit(error.class()),
+            _ => 1,
+        }
+    }
+
+    /// What to do about it, in one sentence.
+    pub fn next(&self) -> &'static str {
+        match self {
+            Self::NotEmpty { .. } => "give an empty folder, or one that does not exist yet",
+            Self::OtherRestore { .. } => {
+                "repeat that command to go on with it, or empty the folder first"
+            }
+            Self::NoRoom { .. } => "make room, or give a folder on another disk",
+            Self::Tablespace { .. } => {
+                "--tablespace takes OLD=NEW: a location or oid that `pitr list` shows, and an \
+                 absolute path"
+            }
+            Self::NoUser { .. } => "name the user that the server shall run as with --run-as",
+            Self::NotRoot { .. } => "leave out --run-as, or run as root",
+            Self::NoServer { .. } => "install that version's server, or name its folder: --pg-bin",
+            Self::Base { .. } | Self::Part { .. } => {
+                "the base is damaged: run `pitr verify`, and restore from another one with --base"
+            }
+            Self::Interrupted => "run the same command again",
+            Self::Server { .. } | Self::Query { .. } => {
+                "read the server's log in the folder's .pitr/server.log; the same command goes on \
+                 once the cause is gone"
+            }
+            _ => "run the same command again once the cause is gone: it goes on where it stopped",
+        }
+    }
+}
+
+fn class_exit(class: Class) -> u8 {
+    match class {
+        Class::Retry => 8,
+        Class::Config => 3,
+        Class::Absent | Class::Damaged => 1,
+    }
+}

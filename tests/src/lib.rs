@@ -13,5 +13,4 @@ pub mod certificates;
 pub mod postgres;
 pub mod seaweed;
 pub mod tcp_proxy;
-pub mod http;
 pub mod programs;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 /// The body of a GET that is answered with 200.
-pub fn get(port: u16, path: &str) -> Result<String> {
+pub(super) fn get(port: u16, path: &str) -> Result<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))
         .with_context(|| format!("nobody listens on port {port}"))?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;

@@ -1,109 +1,17 @@
-//! Our own programs as a user runs them: `pitr` to its end, `pitrd` in the background.
-//!
-//! They are built by cargo for the packages' own integration tests, before any test runs; nothing
-//! here builds them, because cargo holds its lock while tests run.
+//! `pitrd run` in the background: started, watched through its log and its metrics, ended, and started
+//! again on the same spool.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus};
 
 use anyhow::{Context, Result, bail};
 
+use super::{Metrics, clean, http, program};
+use crate::ports::Port;
 use crate::process::{self, Death, Signal};
 use crate::scratch::Folder;
 use crate::wait::{self, Deadline};
-use crate::{fetch, http};
-
-/// The path of a program of this workspace.
-pub fn program(name: &str) -> Result<PathBuf> {
-    let path = fetch::profile()?.join(name);
-    if !path.is_file() {
-        bail!(
-            "{} is not built: run `cargo test --workspace`, or `cargo build --workspace` before",
-            path.display()
-        );
-    }
-    Ok(path)
-}
-
-/// A command for one of our programs: dies with us, sees none of our settings.
-pub fn command(name: &str) -> Result<Command> {
-    let mut command = process::command(program(name)?, None, Death::Kill);
-    for (variable, _) in std::env::vars_os() {
-        let variable = variable.to_string_lossy();
-        if ["PITR_", "AWS_", "PG"].iter().any(|prefix| variable.starts_with(prefix)) {
-            command.env_remove(&*variable);
-        }
-    }
-    command.stdin(Stdio::null());
-    Ok(command)
-}
-
-/// What a program said and how it ended.
-#[derive(Debug, Clone)]
-pub struct Output {
-    pub command: String,
-    /// `None`: ended by a signal.
-    pub code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
-}
-
-impl Output {
-    /// Fails, with all that was said, unless it ended with 0.
-    pub fn ok(self) -> Result<Self> {
-        self.code_is(0)
-    }
-
-    /// Fails, with all that was said, unless it ended with this code.
-    pub fn code_is(self, code: i32) -> Result<Self> {
-        if self.code == Some(code) {
-            return Ok(self);
-        }
-        bail!(
-            "expected exit code {code}, got {:?}: {}\n--- stdout\n{}\n--- stderr\n{}",
-            self.code,
-            self.command,
-            self.stdout,
-            self.stderr
-        )
-    }
-
-    /// What it said with `--json`.
-    pub fn json(&self) -> Result<serde_json::Value> {
-        serde_json::from_str(&self.stdout)
-            .with_context(|| format!("not JSON: {}\n{}{}", self.command, self.stdout, self.stderr))
-    }
-}
-
-/// Runs `pitr` to its end.
-pub fn pitr<S: AsRef<str>>(arguments: &[S]) -> Result<Output> {
-    run("pitr", arguments, &[])
-}
-
-/// Runs `pitrd` to its end, as with `base`, `check` or `run --once`.
-pub fn pitrd<S: AsRef<str>>(arguments: &[S]) -> Result<Output> {
-    run("pitrd", arguments, &[])
-}
-
-/// Runs a program of ours to its end with more variables.
-pub fn run<S: AsRef<str>>(
-    name: &str,
-    arguments: &[S],
-    environment: &[(String, String)],
-) -> Result<Output> {
-    let mut command = command(name)?;
-    command.args(arguments.iter().map(AsRef::as_ref));
-    command.envs(environment.iter().cloned());
-    let output = command.output().with_context(|| format!("cannot start {name}"))?;
-    let arguments: Vec<&str> = arguments.iter().map(AsRef::as_ref).collect();
-    Ok(Output {
-        command: format!("{name} {}", arguments.join(" ")),
-        code: output.status.code(),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    })
-}
 
 /// A `pitrd run` to be.
 #[derive(Debug, Clone, Default)]
@@ -150,7 +58,7 @@ impl PitrdBuilder {
 
     pub fn start(self) -> Result<Pitrd> {
         let folder = Folder::new("pitrd")?;
-        let port = crate::ports::Port::take()?;
+        let port = Port::take()?;
         let mut pitrd = Pitrd { child: None, builder: self, port, folder };
         pitrd.start()?;
         Ok(pitrd)
@@ -162,7 +70,7 @@ impl PitrdBuilder {
 pub struct Pitrd {
     child: Option<Child>,
     builder: PitrdBuilder,
-    port: crate::ports::Port,
+    port: Port,
     folder: Folder,
 }
 
@@ -186,10 +94,11 @@ impl Pitrd {
 
     fn command(&self) -> Result<Command> {
         let builder = &self.builder;
-        let mut command = command("pitrd")?;
+        let mut command = super::command("pitrd")?;
         if let Some((first, rest)) = builder.wrapper.split_first() {
             command = process::command(first, None, Death::Kill);
-            command.args(rest).arg(program("pitrd")?).stdin(Stdio::null());
+            command.args(rest).arg(program("pitrd")?);
+            clean(&mut command);
         }
         command.args(&builder.arguments).envs(builder.environment.iter().cloned());
         if !builder.arguments.iter().any(|argument| argument.starts_with("--spool")) {
@@ -277,15 +186,11 @@ impl Pitrd {
 
     /// What `/metrics` says now.
     pub fn metrics(&self) -> Result<Metrics> {
-        Ok(Metrics { text: http::get(self.port.number(), "/metrics")? })
+        Ok(Metrics::new(http::get(self.port.number(), "/metrics")?))
     }
 
     pub fn kill9(&mut self) -> Result<()> {
-        let pid = i32::try_from(self.pid()?)?;
-        rustix::process::kill_process(
-            rustix::process::Pid::from_raw(pid).context("a process has a pid")?,
-            Signal::KILL,
-        )?;
+        self.signal(Signal::KILL)?;
         self.await_exit(&Deadline::seconds(30)).map(|_| ())
     }
 
@@ -349,42 +254,4 @@ impl Drop for Pitrd {
 pub struct Memory {
     pub resident: u64,
     pub peak: u64,
-}
-
-/// Metrics in Prometheus' text format.
-#[derive(Debug, Clone)]
-pub struct Metrics {
-    text: String,
-}
-
-impl Metrics {
-    pub fn new(text: String) -> Self {
-        Self { text }
-    }
-
-    pub fn text(&self) -> &str {
-        &self.text
-    }
-
-    /// The sum over all label sets of this metric; `None` if it has none.
-    pub fn sum(&self, name: &str) -> Option<f64> {
-        let values: Vec<f64> = self.samples(name).map(|(_, value)| value).collect();
-        (!values.is_empty()).then(|| values.iter().sum())
-    }
-
-    /// The one whose labels contain this text, such as `state="streaming"`.
-    pub fn labelled(&self, name: &str, label: &str) -> Option<f64> {
-        self.samples(name).find(|(labels, _)| labels.contains(label)).map(|(_, value)| value)
-    }
-
-    fn samples(&self, name: &str) -> impl Iterator<Item = (&str, f64)> {
-        self.text.lines().filter_map(move |line| {
-            let rest = line.strip_prefix(name)?;
-            if !rest.starts_with(['{', ' ']) {
-                return None;
-            }
-            let (labels, value) = rest.rsplit_once(' ')?;
-            Some((labels, value.parse().ok()?))
-        })
-    }
 }

@@ -5,4 +5,5 @@ pub mod ring;
 pub mod spool;
 pub mod seal;
 pub mod ship;
+pub mod watch;
 pub mod base;

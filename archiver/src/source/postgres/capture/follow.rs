@@ -1,0 +1,181 @@
+//! Is this our cluster, and does its log continue ours? What must hold before a byte is streamed.
+
+use bytes::Bytes;
+use proto::archive::ledger::{self, Event};
+use proto::position::ByteCount;
+use proto::postgres::history::History;
+use proto::postgres::lsn::{Lsn, SegmentId, Timeline};
+
+use super::{Capture, CaptureError, CaptureSetup, HistoryFile, REWIND_MAX};
+use crate::ring::{EpochChange, Item};
+use crate::ship::resume::previous_hash;
+use crate::source::postgres::session::VERSION_OPTION_LIST;
+use crate::source::postgres::{Class, Error, Session};
+
+impl Capture {
+    /// Checks identity and timeline of the server, and that our slot is there.
+    pub(super) async fn prepare(&mut self, session: &mut Session) -> Result<(), CaptureError> {
+        let found = session.identify().await?;
+        check_cluster(&self.setup, session, found.system_id)?;
+        if found.timeline < self.timeline {
+            let (archive, server) = (self.timeline, found.timeline);
+            return Err(CaptureError::TimelineBehind { archive, server });
+        }
+        ensure_slot(&self.setup, session).await?;
+        if self.timeline > Timeline(1) {
+            // The same number with another history is another cluster's timeline: the ship stage
+            // compares the bytes.
+            let own = fetch_history(session, self.timeline).await?;
+            self.push_history(&own)?;
+        }
+        if found.timeline > self.timeline {
+            self.check_branch(session, found.timeline).await?;
+        }
+        Ok(())
+    }
+
+    /// A newer timeline must branch off ours, by a promotion, near what we have.
+    async fn check_branch(
+        &self,
+        session: &mut Session,
+        server: Timeline,
+    ) -> Result<(), CaptureError> {
+        let file = fetch_history(session, server).await?;
+        self.check_history(&file.history)
+    }
+
+    fn check_history(&self, history: &History) -> Result<(), CaptureError> {
+        let server = history.timeline;
+        if self.setup.accept == Some(server) {
+            return Ok(());
+        }
+        let archive = self.timeline;
+        let at = history.left_at(archive);
+        let foreign = || CaptureError::TimelineForeign { archive, server, at, durable: self.received };
+        let at = at.ok_or_else(foreign)?;
+        let later = history.entries.iter().skip_while(|branch| branch.parent != archive);
+        for branch in later {
+            if !branch.is_promotion() {
+                let reason = branch.reason.clone();
+                return Err(CaptureError::RestoredCopy { timeline: server, reason });
+            }
+        }
+        if self.received.since(at) > REWIND_MAX { Err(foreign()) } else { Ok(()) }
+    }
+
+    /// The stream said that our timeline ended at `at` and that `next` goes on there.
+    pub(super) async fn change_timeline(
+        &mut self,
+        session: &mut Session,
+        next: Timeline,
+        at: Lsn,
+    ) -> Result<(), CaptureError> {
+        let file = fetch_history(session, next).await?;
+        self.check_history(&file.history)?;
+        let size = self.setup.identity.segment_bytes;
+        let from = size.floor(at);
+        tracing::info!(from = %self.timeline, to = %next, %at, "the server was promoted: following");
+        let previous = if from == size.floor(self.received) {
+            None
+        } else {
+            // Branched below the open segment: what stands before the branch is in the store.
+            let id = SegmentId::containing(self.timeline, from, size);
+            let hash = previous_hash(&*self.setup.store, self.setup.lineage, &self.setup.identity, id);
+            Some(hash.await?)
+        };
+        let reason = file.history.branch().map(|branch| branch.reason.clone()).unwrap_or_default();
+        self.push_history(&file)?;
+        let change = EpochChange { at: at.into(), next: next.into(), from: from.into(), previous };
+        self.ring.push(Item::Epoch(change))?;
+        let event = Event::Branch {
+            from: at.at(self.timeline),
+            at: from.at(next),
+            reason,
+        };
+        record(&self.setup, event).await?;
+        self.timeline = next;
+        self.received = from;
+        debug_assert_eq!(self.offset(), from.into());
+        Ok(())
+    }
+
+    fn push_history(&self, file: &HistoryFile) -> Result<(), CaptureError> {
+        let key = self.setup.lineage.history(file.history.timeline);
+        self.ring.push(Item::Object { key, bytes: file.raw.clone() })?;
+        Ok(())
+    }
+}
+
+async fn fetch_history(
+    session: &mut Session,
+    timeline: Timeline,
+) -> Result<HistoryFile, CaptureError> {
+    let (_, raw): (String, Bytes) = session.timeline_history(timeline).await?;
+    let history = History::parse(timeline, raw.clone())
+        .map_err(|source| CaptureError::History { timeline, source })?;
+    Ok(HistoryFile { history, raw })
+}
+
+/// # Errors
+/// [`CaptureError::WrongCluster`] and [`CaptureError::SegmentSize`].
+pub(crate) fn check_cluster(
+    setup: &CaptureSetup,
+    session: &Session,
+    system_id: u64,
+) -> Result<(), CaptureError> {
+    let found = system_id.to_string();
+    if found != setup.cluster {
+        let endpoint = session.server().endpoint.to_string();
+        let expected = setup.cluster.clone();
+        return Err(CaptureError::WrongCluster { expected, found, endpoint });
+    }
+    let (ours, theirs) = (setup.identity.segment_bytes, session.server().segment_size);
+    if ours != theirs {
+        let (expected, found) = (ByteCount(ours.bytes()), ByteCount(theirs.bytes()));
+        return Err(CaptureError::SegmentSize { expected, found });
+    }
+    Ok(())
+}
+
+/// Creates the slot if it is not there. On a server whose slot was dropped the log may have a hole:
+/// starting the stream tells.
+async fn ensure_slot(setup: &CaptureSetup, session: &mut Session) -> Result<(), Error> {
+    match session.create_slot(&setup.slot).await {
+        Ok(()) => {
+            tracing::info!(slot = %setup.slot, "replication slot created");
+            Ok(())
+        }
+        Err(error) if error.class() == Class::SlotExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Where the slot holds the log from; `None` when it holds nothing.
+pub(crate) async fn slot_restart(
+    setup: &CaptureSetup,
+    session: &mut Session,
+) -> Result<Option<Lsn>, Error> {
+    ensure_slot(setup, session).await?;
+    if session.server().version >= VERSION_OPTION_LIST {
+        let slot = session.read_slot(&setup.slot).await?;
+        return Ok(slot.and_then(|slot| slot.restart));
+    }
+    crate::source::postgres::sql::slot_restart(&setup.options, &setup.slot).await
+}
+
+/// Adds to the ledger, waiting for a store that is away.
+pub(crate) async fn record(setup: &CaptureSetup, event: Event) -> Result<(), CaptureError> {
+    let mut backoff = proto::store::retry::Backoff::new();
+    loop {
+        let time = setup.clock.wall();
+        match ledger::append(&*setup.store, setup.lineage, time, event.clone()).await {
+            Ok(_) => return Ok(()),
+            Err(error) => match error.class() {
+                proto::store::Class::Retry | proto::store::Class::Config => {
+                    tokio::time::sleep(backoff.next_wait()).await;
+                }
+                _ => return Err(error.into()),
+            },
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! Following a PostgreSQL cluster for ever: connect, continue where the ring's log ends, follow
+//! promotions, connect again.
+//!
+//! Enters: where the log goes on. Leaves: the log, in the ring, without a hole. Nothing is kept:
+//! after a crash the next run asks from what spool and store hold.
+
+mod follow;
+mod sink;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use proto::archive::ArchiveError;
+use proto::archive::identity::PostgresIdentity;
+use proto::archive::layout::Lineage;
+use proto::clock::Clock;
+use proto::position::{ByteCount, Offset, Position};
+use proto::postgres::lsn::{Lsn, Timeline};
+use proto::store::Store;
+use proto::store::retry::Backoff;
+use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::drive::{self, Drive, Outcome};
+use super::{Acknowledged, Class, ConnectOptions, Error, Session, SlotName, StreamOptions};
+use crate::ring::{Item, RingSender};
+use crate::ship::Durable;
+use crate::watch::state::{Phase, State};
+use sink::RingSink;
+
+/// How far a promotion may lie below what is durable (DESIGN §5.7).
+pub const REWIND_MAX: ByteCount = ByteCount(64 << 20);
+
+/// What ends the capture: only a contradiction, never a server that is away.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CaptureError {
+    #[error("the archive belongs to cluster {expected}, and {endpoint} is cluster {found}")]
+    WrongCluster { expected: String, found: String, endpoint: String },
+    #[error("the archive is on timeline {archive}, and the server on the older timeline {server}")]
+    TimelineBehind { archive: Timeline, server: Timeline },
+    #[error(
+        "timeline {server} branched from timeline {archive} {}, not at a promotion near {durable}",
+        at.map_or_else(|| "nowhere".to_owned(), |at| format!("at {at}"))
+    )]
+    TimelineForeign { archive: Timeline, server: Timeline, at: Option<Lsn>, durable: Lsn },
+    #[error("timeline {timeline} is a restored copy's: its history says {reason:?}")]
+    RestoredCopy { timeline: Timeline, reason: String },
+    #[error("WAL segments of {found:?}, and the archive holds segments of {expected:?}")]
+    SegmentSize { expected: ByteCount, found: ByteCount },
+    #[error("the history file of timeline {timeline} makes no sense")]
+    History {
+        timeline: Timeline,
+        #[source]
+        source: proto::postgres::history::HistoryError,
+    },
+    #[error(transparent)]
+    Source(#[from] Error),
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    #[error(transparent)]
+    Pipeline(#[from] crate::ring::Closed),
+}
+
+/// What a capture needs to know; it does not change while it runs.
+#[derive(Debug, Clone)]
+pub struct CaptureSetup {
+    pub options: ConnectOptions,
+    pub slot: SlotName,
+    pub identity: PostgresIdentity,
+    pub cluster: String,
+    pub store: Arc<dyn Store>,
+    pub lineage: Lineage,
+    pub clock: Arc<dyn Clock>,
+    pub state: Arc<State>,
+    /// `--accept-timeline N`.
+    pub accept: Option<Timeline>,
+    pub synchronous: bool,
+    /// Told when the log has a gap: a new base is needed.
+    pub base_wanted: Arc<tokio::sync::Notify>,
+}
+
+pub struct Capture {
+    setup: CaptureSetup,
+    ring: RingSender,
+    acknowledged: watch::Receiver<Option<Durable>>,
+    stop: CancellationToken,
+    timeline: Timeline,
+    /// The end of what was handed to the ring.
+    received: Lsn,
+    /// What asynchronous commits may lag behind (DESIGN §5.9).
+    margin: Duration,
+}
+
+impl Capture {
+    pub fn new(
+        setup: CaptureSetup,
+        ring: RingSender,
+        acknowledged: watch::Receiver<Option<Durable>>,
+        stop: CancellationToken,
+        from: Position,
+    ) -> Self {
+        Self {
+            setup,
+            ring,
+            acknowledged,
+            stop,
+            timeline: from.epoch.into(),
+            received: from.offset.into(),
+            margin: Duration::from_secs(2),
+        }
+    }
+
+    /// Runs until `stop`.
+    ///
+    /// # Errors
+    /// [`CaptureError`], when waiting would not help.
+    pub async fn run(mut self) -> Result<(), CaptureError> {
+        let mut backoff = Backoff::new();
+        while !self.stop.is_cancelled() {
+            let before = self.received;
+            match self.once().await {
+                Ok(Next::Stop) => break,
+                Ok(Next::Again) => backoff.reset(),
+                Ok(Next::Wait) => self.wait_for_room().await,
+                Err(CaptureError::Source(error)) => {
+                    if self.received != before {
+                        backoff.reset();
+                    }
+                    self.away(&error, &mut backoff).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// One connection, from connecting to its end.
+    async fn once(&mut self) -> Result<Next, CaptureError> {
+        self.setup.state.enter(Phase::Connecting);
+        let stop = self.stop.clone();
+        let connected = tokio::select! {
+            () = stop.cancelled() => return Ok(Next::Stop),
+            connected = Session::connect(&self.setup.options) => connected?,
+        };
+        let mut session = connected;
+        self.prepare(&mut session).await?;
+        loop {
+            session = match self.stream(session).await? {
+                Streamed::Next(next) => return Ok(next),
+                Streamed::Epoch(session) => *session,
+            };
+        }
+    }
+
+    /// Streams one timeline from the start of the segment that is open.
+    async fn stream(&mut self, mut session: Session) -> Result<Streamed, CaptureError> {
+        let size = self.setup.identity.segment_bytes;
+        let from = size.floor(self.received);
+        self.ring.push(Item::Resume { from: from.into() })?;
+        let options = StreamOptions {
+            clock: self.setup.clock.clone(),
+            write_follows_flush: self.setup.synchronous,
+        };
+        self.margin = self.margin_of(&mut session).await;
+        let slot = Some(&self.setup.slot);
+        let stream = match session.start_replication(slot, self.timeline, from, options).await {
+            Err(error) if error.class() == Class::WalRemoved => {
+                return self.skip_what_is_lost(&error).await;
+            }
+            other => other?,
+        };
+        let acknowledged = self.acknowledgements();
+        let mut sink = RingSink::new(&self.ring, &self.setup, self.timeline, self.received, self.margin);
+        let outcome =
+            drive::run(stream, &mut sink, acknowledged, self.stop.clone(), Drive::default()).await;
+        self.received = sink.received();
+        // What arrived is made durable whatever the next connection brings.
+        self.ring.push(Item::Flush)?;
+        match outcome {
+            Ok(Outcome::Stopped) => Ok(Streamed::Next(Next::Stop)),
+            Ok(Outcome::Held) => Ok(Streamed::Next(Next::Wait)),
+            Ok(Outcome::Ended { next: Some((next, at)), session }) => {
+                let mut session = session;
+                self.change_timeline(&mut session, next, at).await?;
+                Ok(Streamed::Epoch(session))
+            }
+            Ok(Outcome::Ended { next: None, .. } | Outcome::ServerStopped | Outcome::Yielded) => {
+                self.pause(Duration::from_millis(500)).await;
+                Ok(Streamed::Next(Next::Again))
+            }
+            Err(error) if error.class() == Class::WalRemoved => self.skip_what_is_lost(&error).await,
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What was confirmed, in the server's terms. A position of an older timeline counts up to the
+    /// branch: both timelines share the log before it.
+    fn acknowledgements(&self) -> watch::Receiver<Acknowledged> {
+        let mut durable = self.acknowledged.clone();
+        let (timeline, cap) = (self.timeline, self.setup.identity.segment_bytes.floor(self.received));
+        let of = move |durable: Option<Durable>| {
+            let position = durable.map(Durable::position);
+            position.map_or(Acknowledged::NOTHING, |position| {
+                let lsn = Lsn::from(position.offset);
+                let own = Timeline::from(position.epoch) == timeline;
+                Acknowledged::durable(if own { lsn } else { lsn.min(cap) })
+            })
+        };
+        let first = of(*durable.borrow_and_update());
+        let (sender, receiver) = watch::channel(first);
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    () = sender.closed() => return,
+                    changed = durable.changed() => if changed.is_err() { return },
+                }
+                let latest = of(*durable.borrow_and_update());
+                sender.send_replace(latest);
+            }
+        });
+        receiver
+    }
+
+    /// The server no longer has the log that comes next: the stretch up to what the slot holds is
+    /// lost. It is recorded, and a new base is wanted.
+    async fn skip_what_is_lost(&mut self, error: &Error) -> Result<Streamed, CaptureError> {
+        let mut session = Session::connect(&self.setup.options).await?;
+        let found = session.identify().await?;
+        let restart = follow::slot_restart(&self.setup, &mut session).await?.unwrap_or(found.flushed);
+        session.close().await;
+        let size = self.setup.identity.segment_bytes;
+        let from = size.floor(restart).max(size.floor(self.received));
+        if from <= self.received {
+            // The slot holds it after all: whoever removed the log may have been slow to tell.
+            self.pause(Duration::from_secs(1)).await;
+            return Ok(Streamed::Next(Next::Again));
+        }
+        let reason = format!("the server no longer has the log: {error}");
+        tracing::error!(from = %self.received, to = %from, %reason, "GAP: a stretch of log is lost");
+        metrics::counter!("pitr_gaps_total").increment(1);
+        let (done, skipped) = oneshot::channel();
+        self.ring.push(Item::Skip { from: from.into(), done })?;
+        if skipped.await.is_err() {
+            return Err(crate::ring::Closed.into());
+        }
+        let event = proto::archive::ledger::Event::Gap {
+            from: self.received.at(self.timeline),
+            to: from.at(self.timeline),
+            reason,
+        };
+        follow::record(&self.setup, event).await?;
+        self.received = from;
+        self.setup.base_wanted.notify_one();
+        Ok(Streamed::Next(Next::Again))
+    }
+
+    async fn margin_of(&self, session: &mut Session) -> Duration {
+        let delay = session.show("wal_writer_delay").await.ok();
+        let delay = delay.and_then(|text| super::session::parse_duration(&text));
+        (delay.unwrap_or(Duration::from_millis(200)) * 4).max(Duration::from_secs(2))
+    }
+
+    async fn away(&self, error: &Error, backoff: &mut Backoff) {
+        let wait = backoff.next_wait().max(Duration::from_millis(200));
+        let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+        let class = error.class();
+        tracing::warn!(%error, source, ?class, again_in_ms = wait.as_millis() as u64, "source away");
+        self.pause(wait).await;
+    }
+
+    async fn pause(&self, wait: Duration) {
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+
+    async fn wait_for_room(&self) {
+        self.setup.state.enter(Phase::Held);
+        while !self.stop.is_cancelled() {
+            self.pause(Duration::from_millis(200)).await;
+            if self.setup.state.level.has_room() && !self.ring.is_full() {
+                return;
+            }
+        }
+    }
+
+    fn offset(&self) -> Offset {
+        self.received.into()
+    }
+}
+
+enum Next {
+    Stop,
+    Again,
+    Wait,
+}
+
+enum Streamed {
+    Next(Next),
+    /// The timeline has ended; the same connection goes on with the next.
+    Epoch(Box<Session>),
+}
+
+/// A timeline's history file, raw, as it is stored.
+#[derive(Debug, Clone)]
+pub(crate) struct HistoryFile {
+    pub history: proto::postgres::history::History,
+    pub raw: Bytes,
+}

@@ -1,0 +1,110 @@
+//! From stream events to ring items, without waiting.
+
+use std::time::Duration;
+
+use proto::position::Offset;
+use proto::postgres::lsn::{Lsn, Timeline};
+use proto::segment::Watermark;
+use proto::timestamp::Timestamp;
+use tokio::time::Instant;
+
+use super::CaptureSetup;
+use crate::ring::{Item, RingSender};
+use crate::source::postgres::drive::{Push, Sink};
+use crate::source::postgres::stream::StreamEvent;
+use crate::watch::state::Phase;
+
+/// A ring that stays full for so long is a disk that stands still: the source is held.
+const ROOM_WAIT_MAX: Duration = Duration::from_secs(3);
+/// While busy, a proof of completeness goes along this often.
+const MARK_EVERY: Duration = Duration::from_secs(1);
+/// Further behind than this, and the state says so.
+const CATCHING_UP: u64 = 16 << 20;
+
+pub(super) struct RingSink<'a> {
+    ring: &'a RingSender,
+    setup: &'a CaptureSetup,
+    timeline: Timeline,
+    received: Lsn,
+    margin_ms: u32,
+    marked: Option<Instant>,
+}
+
+impl<'a> RingSink<'a> {
+    pub(super) fn new(
+        ring: &'a RingSender,
+        setup: &'a CaptureSetup,
+        timeline: Timeline,
+        received: Lsn,
+        margin: Duration,
+    ) -> Self {
+        let margin_ms = u32::try_from(margin.as_millis()).unwrap_or(u32::MAX);
+        Self { ring, setup, timeline, received, margin_ms, marked: None }
+    }
+
+    /// The end of what the ring holds; bytes sent again after a reconnect do not count.
+    pub(super) const fn received(&self) -> Lsn {
+        self.received
+    }
+
+    fn mark(&mut self, clock: Timestamp, at: Lsn) -> Push {
+        let now = Instant::now();
+        if self.marked.is_some_and(|last| now < last + MARK_EVERY) {
+            return Push::Taken;
+        }
+        self.marked = Some(now);
+        let mark = Watermark { clock, offset: at.into(), margin_ms: self.margin_ms };
+        self.push(Item::Mark(mark))
+    }
+
+    fn push(&self, item: Item) -> Push {
+        // A pipeline that has stopped ends the connection as a full one does; the capture sees it.
+        if self.ring.push(item).is_ok() { Push::Taken } else { Push::Full }
+    }
+
+    fn tell(&self, wal_end: Lsn, clock: Timestamp) {
+        let state = &self.setup.state;
+        state.lag.heard(clock);
+        state.received(self.received.at(self.timeline), wal_end.at(self.timeline));
+        let behind = wal_end.since(self.received).0;
+        state.enter(if behind > CATCHING_UP { Phase::CatchingUp } else { Phase::Streaming });
+    }
+}
+
+impl Sink for RingSink<'_> {
+    fn push(&mut self, event: StreamEvent) -> Push {
+        match event {
+            StreamEvent::Data { start, bytes, wal_end, server_time } => {
+                let end = Lsn(start.0 + bytes.len() as u64);
+                let start = Offset::from(start);
+                let pushed = Self::push(self, Item::Data { start, bytes, clock: Some(server_time) });
+                if pushed == Push::Full {
+                    return pushed;
+                }
+                self.received = self.received.max(end);
+                self.tell(wal_end, server_time);
+                if end >= wal_end { self.mark(server_time, end) } else { Push::Taken }
+            }
+            StreamEvent::Keepalive { wal_end, server_time, .. } => {
+                self.tell(wal_end, server_time);
+                if wal_end == self.received {
+                    self.mark(server_time, wal_end)
+                } else {
+                    Push::Taken
+                }
+            }
+            StreamEvent::ShutdownSuspected { .. } => Self::push(self, Item::Flush),
+            StreamEvent::Ended { .. } | StreamEvent::ServerStopped => Push::Taken,
+        }
+    }
+
+    async fn room(&mut self) -> bool {
+        if self.setup.state.level.is_full() {
+            return false;
+        }
+        if !self.ring.is_full() {
+            return true;
+        }
+        tokio::time::timeout(ROOM_WAIT_MAX, self.ring.room()).await.is_ok()
+    }
+}

@@ -1,0 +1,173 @@
+//! The lag: the age, by the database's own clock, of the oldest commit that is not durable.
+//!
+//! Enters: a look at each frame as it is cut. Leaves: seconds; 0 when nothing is missing. While
+//! live, a commit is sent within milliseconds, so the sending time stands for it; while catching
+//! up it would not, so the first commit in each full frame is decoded.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use proto::clock::Clock;
+use proto::position::{Offset, Position};
+use proto::timestamp::Timestamp;
+
+use crate::spool::probe::FrameProbe;
+
+/// Frames remembered one by one; beyond, neighbours are joined.
+const FRAMES_MAX: usize = 1 << 16;
+/// A frame of at least this size is part of a catch-up: its first commit is looked for.
+const CATCH_UP_FRAME: usize = 512 << 10;
+
+/// Finds the first commit time in a piece of log: each engine's own decoder.
+pub trait CommitTimes: Send + Sync + std::fmt::Debug {
+    fn first(&self, start: Offset, raw: &[u8]) -> Option<Timestamp>;
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Waiting {
+    end: Position,
+    oldest: Timestamp,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    frames: VecDeque<Waiting>,
+    uncut: Option<Timestamp>,
+    /// The database's clock, and ours at that moment.
+    clock: Option<(Timestamp, Duration)>,
+}
+
+#[derive(Debug)]
+pub struct LagProbe {
+    clock: Arc<dyn Clock>,
+    commits: Arc<dyn CommitTimes>,
+    inner: Mutex<Inner>,
+}
+
+impl LagProbe {
+    pub fn new(clock: Arc<dyn Clock>, commits: Arc<dyn CommitTimes>) -> Self {
+        Self { clock, commits, inner: Mutex::new(Inner::default()) }
+    }
+
+    /// The database told its time.
+    pub fn heard(&self, clock: Timestamp) {
+        self.lock().clock = Some((clock, self.clock.monotonic()));
+    }
+
+    /// What the database's clock shows now, as far as we know it.
+    pub fn database_now(&self) -> Option<Timestamp> {
+        let (clock, at) = self.lock().clock?;
+        let passed = self.clock.monotonic().saturating_sub(at);
+        Some(clock.plus_micros(i64::try_from(passed.as_micros()).unwrap_or(i64::MAX)))
+    }
+
+    /// Seconds; `durable` is what the store (or the spool) has confirmed.
+    pub fn seconds(&self, durable: Option<Position>) -> f64 {
+        let Some(now) = self.database_now() else { return 0.0 };
+        let mut inner = self.lock();
+        while inner.frames.front().is_some_and(|frame| durable.is_some_and(|d| frame.end <= d)) {
+            inner.frames.pop_front();
+        }
+        let oldest = inner.frames.front().map(|frame| frame.oldest).or(inner.uncut);
+        oldest.map_or(0.0, |oldest| now.seconds_since(oldest).max(0.0))
+    }
+
+    /// Forgets everything: the pipeline begins anew.
+    pub fn reset(&self) {
+        let mut inner = self.lock();
+        inner.frames.clear();
+        inner.uncut = None;
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().expect("no holder panics")
+    }
+}
+
+impl FrameProbe for LagProbe {
+    fn received(&self, clock: Option<Timestamp>) {
+        let mut inner = self.lock();
+        if inner.uncut.is_none() {
+            inner.uncut = clock;
+        }
+    }
+
+    fn cut(&self, start: Position, raw: &[u8]) {
+        let decoded =
+            (raw.len() >= CATCH_UP_FRAME).then(|| self.commits.first(start.offset, raw)).flatten();
+        let mut inner = self.lock();
+        let sent = inner.uncut.take();
+        let Some(oldest) = decoded.or(sent) else { return };
+        let end = Position::new(start.epoch, Offset(start.offset.0 + raw.len() as u64));
+        if inner.frames.len() >= FRAMES_MAX {
+            join_neighbours(&mut inner.frames);
+        }
+        inner.frames.push_back(Waiting { end, oldest });
+    }
+}
+
+/// Halves the list: two frames become one that is as old as the older and ends with the later.
+fn join_neighbours(frames: &mut VecDeque<Waiting>) {
+    let mut joined = VecDeque::with_capacity(frames.len() / 2 + 1);
+    while let Some(first) = frames.pop_front() {
+        joined.push_back(match frames.pop_front() {
+            Some(second) => Waiting { end: second.end, oldest: first.oldest.min(second.oldest) },
+            None => first,
+        });
+    }
+    *frames = joined;
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::position::Epoch;
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct Still;
+
+    impl Clock for Still {
+        fn wall(&self) -> Timestamp {
+            Timestamp(0)
+        }
+        fn monotonic(&self) -> Duration {
+            Duration::ZERO
+        }
+    }
+
+    impl CommitTimes for Still {
+        fn first(&self, _start: Offset, _raw: &[u8]) -> Option<Timestamp> {
+            Some(Timestamp(1_000_000))
+        }
+    }
+
+    fn at(offset: u64) -> Position {
+        Position::new(Epoch(1), Offset(offset))
+    }
+
+    #[test]
+    fn the_lag_is_the_age_of_the_oldest_byte_that_is_not_durable_and_zero_when_none_is() {
+        let lag = LagProbe::new(Arc::new(Still), Arc::new(Still));
+        lag.heard(Timestamp(10_000_000));
+        assert_eq!(lag.seconds(None), 0.0);
+        lag.received(Some(Timestamp(7_000_000)));
+        assert_eq!(lag.seconds(Some(at(0))), 3.0);
+        lag.cut(at(0), &[0; 10]);
+        lag.received(Some(Timestamp(9_000_000)));
+        lag.cut(at(10), &[0; 10]);
+        assert_eq!(lag.seconds(Some(at(9))), 3.0);
+        assert_eq!(lag.seconds(Some(at(10))), 1.0);
+        assert_eq!(lag.seconds(Some(at(20))), 0.0);
+    }
+
+    #[test]
+    fn catching_up_shows_the_age_of_the_commits_and_not_of_their_sending() {
+        let lag = LagProbe::new(Arc::new(Still), Arc::new(Still));
+        lag.heard(Timestamp(61_000_000));
+        lag.received(Some(Timestamp(61_000_000)));
+        lag.cut(at(0), &vec![0; CATCH_UP_FRAME]);
+        assert_eq!(lag.seconds(Some(at(0))), 60.0);
+    }
+}

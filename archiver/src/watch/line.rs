@@ -1,0 +1,48 @@
+//! Once a minute, one line: where we stand.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::position::{ByteCount, Position};
+use proto::postgres::lsn::Lsn;
+use tokio_util::sync::CancellationToken;
+
+use super::state::State;
+
+const EVERY: Duration = Duration::from_secs(60);
+
+/// Tells every minute until stopped.
+pub async fn tell(state: Arc<State>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(EVERY) => say(&state),
+        }
+    }
+}
+
+/// One line now.
+pub fn say(state: &State) {
+    let (received, server) = state.positions();
+    let behind = match (received, server) {
+        (Some(received), Some(server)) => server.offset.since(received.offset),
+        _ => ByteCount(0),
+    };
+    tracing::info!(
+        state = %state.phase(),
+        durable = %shown(state.stored()),
+        received = %shown(received),
+        behind = %behind,
+        lag_seconds = format!("{:.1}", state.lag_seconds()),
+        spool = %ByteCount(state.level.bytes()),
+        spool_max = %ByteCount(state.level.max()),
+        uploads = state.health.puts(),
+        store = if state.health.is_away() { "away" } else { "ok" },
+        "standing"
+    );
+}
+
+/// `timeline/LSN`, or `-`.
+pub fn shown(position: Option<Position>) -> String {
+    position.map_or_else(|| "-".to_owned(), |p| format!("{}:{}", p.epoch, Lsn::from(p.offset)))
+}

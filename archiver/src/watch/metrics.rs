@@ -1,0 +1,136 @@
+//! `/metrics` and `/health` on `--listen`. A port that is taken is a warning: capture goes on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State as Shared;
+use axum::routing::get;
+use metrics::gauge;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio_util::sync::CancellationToken;
+
+use super::state::{Phase, State};
+
+/// Upper bounds of `pitr_upload_duration_seconds`, seconds.
+const UPLOAD_BUCKETS: [f64; 12] =
+    [0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// Installs the recorder; `None` when the process has one already.
+pub fn install() -> Option<PrometheusHandle> {
+    let name = Matcher::Full("pitr_upload_duration_seconds".to_owned());
+    let builder = PrometheusBuilder::new().set_buckets_for_metric(name, &UPLOAD_BUCKETS).ok()?;
+    let handle = builder.install_recorder().ok()?;
+    describe();
+    metrics::counter!("pitr_uploads_total").absolute(0);
+    metrics::counter!("pitr_gaps_total").absolute(0);
+    Some(handle)
+}
+
+fn describe() {
+    use metrics::{Unit, describe_counter as counter, describe_gauge, describe_histogram};
+    describe_gauge!(
+        "pitr_rpo_lag_seconds",
+        Unit::Seconds,
+        "Age by the database's clock of the oldest commit that is not durable in the store; 0 when idle"
+    );
+    describe_gauge!(
+        "pitr_durable_position",
+        Unit::Bytes,
+        "End of what the store holds without a hole"
+    );
+    describe_gauge!("pitr_received_position", Unit::Bytes, "End of what was received");
+    describe_gauge!("pitr_source_position", Unit::Bytes, "End of the server's log as it told");
+    describe_gauge!("pitr_epoch", "Timeline of the durable position");
+    describe_gauge!("pitr_spool_bytes", Unit::Bytes, "Bytes on the spool's disk");
+    describe_gauge!("pitr_spool_limit_bytes", Unit::Bytes, "spool-max");
+    describe_gauge!("pitr_archiver_state", "1 for the state the sidecar is in");
+    describe_gauge!("pitr_store_away", "1 while the last request to the store failed");
+    describe_gauge!(
+        "pitr_backup_last_success_timestamp_seconds",
+        Unit::Seconds,
+        "When the last base was complete"
+    );
+    counter!("pitr_backup_failed_total", "Bases that failed");
+    counter!("pitr_uploads_total", "Objects put into the store");
+    counter!("pitr_upload_bytes_total", Unit::Bytes, "Bytes put into the store");
+    counter!("pitr_segments_total", "Sealed segments in the store");
+    counter!("pitr_store_errors_total", "Requests to the store that failed");
+    counter!("pitr_put_ambiguous_total", "Puts whose answer was lost and that were found done");
+    counter!("pitr_tails_adopted_total", "Tails of an older writer that were continued");
+    counter!("pitr_gaps_total", "Stretches of log that were lost");
+    describe_histogram!("pitr_upload_duration_seconds", Unit::Seconds, "Time of a put");
+}
+
+/// Sets the gauges from the state.
+pub fn refresh(state: &State) {
+    gauge!("pitr_rpo_lag_seconds").set(state.lag_seconds());
+    if let Some(stored) = state.stored() {
+        gauge!("pitr_durable_position").set(stored.offset.0 as f64);
+        gauge!("pitr_epoch").set(f64::from(stored.epoch.0));
+    }
+    let (received, server) = state.positions();
+    if let (Some(received), Some(server)) = (received, server) {
+        gauge!("pitr_received_position").set(received.offset.0 as f64);
+        gauge!("pitr_source_position").set(server.offset.0 as f64);
+    }
+    gauge!("pitr_spool_bytes").set(state.level.bytes() as f64);
+    gauge!("pitr_spool_limit_bytes").set(state.level.max() as f64);
+    gauge!("pitr_store_away").set(if state.health.is_away() { 1.0 } else { 0.0 });
+    let (base, failures) = state.base();
+    if let Some(base) = base {
+        gauge!("pitr_backup_last_success_timestamp_seconds").set(base.0 as f64 / 1e6);
+    }
+    metrics::counter!("pitr_backup_failed_total").absolute(failures);
+    let now = state.phase();
+    for phase in Phase::ALL {
+        let value = if phase == now { 1.0 } else { 0.0 };
+        gauge!("pitr_archiver_state", "state" => phase.name()).set(value);
+    }
+}
+
+/// Serves until stopped.
+pub async fn serve(
+    listen: String,
+    handle: PrometheusHandle,
+    state: Arc<State>,
+    stop: CancellationToken,
+) {
+    let upkeep = handle.clone();
+    let kept = stop.clone();
+    tokio::spawn(async move {
+        while !kept.is_cancelled() {
+            tokio::time::sleep(UPKEEP_EVERY).await;
+            upkeep.run_upkeep();
+        }
+    });
+    let listener = match tokio::net::TcpListener::bind(&listen).await {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::warn!(
+                %listen, %error,
+                "no metrics: the address of --listen cannot be used. Capture goes on; choose another --listen"
+            );
+            return;
+        }
+    };
+    tracing::info!(address = %listen, "metrics");
+    let app = Router::new()
+        .route("/metrics", get(metrics_page))
+        .route("/health", get(async || "ok\n"))
+        .with_state((handle, state));
+    let served =
+        axum::serve(listener, app).with_graceful_shutdown(async move { stop.cancelled().await });
+    if let Err(error) = served.await {
+        tracing::warn!(%error, "the metrics server has ended");
+    }
+}
+
+async fn metrics_page(
+    Shared((handle, state)): Shared<(PrometheusHandle, Arc<State>)>,
+) -> ([(axum::http::HeaderName, &'static str); 1], String) {
+    refresh(&state);
+    let kind = "text/plain; version=0.0.4; charset=utf-8";
+    ([(axum::http::header::CONTENT_TYPE, kind)], handle.render())
+}

@@ -1,0 +1,6 @@
+//! What people and monitoring see of a running sidecar. Nothing here is needed to be correct.
+
+pub mod lag;
+pub mod line;
+pub mod metrics;
+pub mod state;

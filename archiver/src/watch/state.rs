@@ -1,0 +1,153 @@
+//! What the sidecar is doing, in the words that logs, metrics and status lines use.
+
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+use proto::position::Position;
+use proto::timestamp::Timestamp;
+
+use super::lag::LagProbe;
+use crate::ship::DurableWatch;
+use crate::ship::health::Health;
+use crate::spool::SpoolLevel;
+
+/// DESIGN §5.5, §5.6: the states a sidecar can be in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    Starting,
+    Connecting,
+    CatchingUp,
+    Streaming,
+    /// The spool is full: disconnected, the slot alone holds the log.
+    Held,
+    /// Beside a standby, or behind another writer.
+    Waiting,
+    Fenced,
+    Stopped,
+}
+
+impl Phase {
+    pub const ALL: [Self; 8] = [
+        Self::Starting,
+        Self::Connecting,
+        Self::CatchingUp,
+        Self::Streaming,
+        Self::Held,
+        Self::Waiting,
+        Self::Fenced,
+        Self::Stopped,
+    ];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Connecting => "connecting",
+            Self::CatchingUp => "catching-up",
+            Self::Streaming => "streaming",
+            Self::Held => "held",
+            Self::Waiting => "waiting",
+            Self::Fenced => "fenced",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[derive(Debug)]
+struct Inner {
+    phase: Phase,
+    received: Option<Position>,
+    server_end: Option<Position>,
+    durable: Option<DurableWatch>,
+    base: Option<Timestamp>,
+    base_failures: u64,
+}
+
+/// What everybody may look at.
+#[derive(Debug)]
+pub struct State {
+    pub lag: Arc<LagProbe>,
+    pub health: Arc<Health>,
+    pub level: Arc<SpoolLevel>,
+    inner: Mutex<Inner>,
+}
+
+impl State {
+    pub fn new(lag: Arc<LagProbe>, health: Arc<Health>, level: Arc<SpoolLevel>) -> Self {
+        let inner = Inner {
+            phase: Phase::Starting,
+            received: None,
+            server_end: None,
+            durable: None,
+            base: None,
+            base_failures: 0,
+        };
+        Self { lag, health, level, inner: Mutex::new(inner) }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().expect("no holder panics")
+    }
+
+    pub fn enter(&self, phase: Phase) {
+        let was = std::mem::replace(&mut self.lock().phase, phase);
+        if was != phase {
+            tracing::info!(state = %phase, was = %was, "state");
+        }
+    }
+
+    pub fn phase(&self) -> Phase {
+        self.lock().phase
+    }
+
+    pub fn received(&self, position: Position, server_end: Position) {
+        let mut inner = self.lock();
+        inner.received = Some(position);
+        inner.server_end = Some(server_end);
+    }
+
+    pub fn watch(&self, durable: DurableWatch) {
+        self.lock().durable = Some(durable);
+    }
+
+    /// What the store holds without a hole.
+    pub fn stored(&self) -> Option<Position> {
+        self.lock().durable.as_ref().and_then(|watch| *watch.stored.borrow())
+    }
+
+    /// What may be acknowledged.
+    pub fn acknowledged(&self) -> Option<Position> {
+        let inner = self.lock();
+        let watch = inner.durable.as_ref()?;
+        let durable = *watch.acknowledged.borrow();
+        durable.map(crate::ship::Durable::position)
+    }
+
+    pub fn positions(&self) -> (Option<Position>, Option<Position>) {
+        let inner = self.lock();
+        (inner.received, inner.server_end)
+    }
+
+    pub fn based(&self, finished: Timestamp) {
+        self.lock().base = Some(finished);
+    }
+
+    pub fn base_failed(&self) {
+        self.lock().base_failures += 1;
+    }
+
+    pub fn base(&self) -> (Option<Timestamp>, u64) {
+        let inner = self.lock();
+        (inner.base, inner.base_failures)
+    }
+
+    /// `pitr_rpo_lag_seconds`.
+    pub fn lag_seconds(&self) -> f64 {
+        self.lag.seconds(self.stored())
+    }
+}

@@ -6,4 +6,5 @@ pub mod spool;
 pub mod seal;
 pub mod ship;
 pub mod watch;
+pub mod pipeline;
 pub mod base;

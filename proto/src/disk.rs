@@ -17,7 +17,7 @@ pub struct DirEntry {
 
 /// A file being written. After a failed [`DiskFile::sync`] the file must be abandoned, never synced
 /// again: the kernel marks the lost pages clean (Rebello et al., ATC'20).
-pub trait DiskFile: Send + std::fmt::Debug {
+pub trait DiskFile: Send + Sync + std::fmt::Debug {
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()>;
     /// fdatasync.
     fn sync(&mut self) -> io::Result<()>;

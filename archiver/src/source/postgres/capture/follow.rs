@@ -10,7 +10,8 @@ use super::{Capture, CaptureError, CaptureSetup, HistoryFile, REWIND_MAX};
 use crate::ring::{EpochChange, Item};
 use crate::ship::resume::previous_hash;
 use crate::source::postgres::session::VERSION_OPTION_LIST;
-use crate::source::postgres::{Class, Error, Session};
+use crate::source::postgres::sql::SqlSession;
+use crate::source::postgres::{Class, ConnectOptions, Error, Session, SlotName};
 
 impl Capture {
     /// Checks identity and timeline of the server, and that our slot is there.
@@ -21,7 +22,7 @@ impl Capture {
             let (archive, server) = (self.timeline, found.timeline);
             return Err(CaptureError::TimelineBehind { archive, server });
         }
-        ensure_slot(&self.setup, session).await?;
+        ensure_slot(&self.setup.slot, session).await?;
         if self.timeline > Timeline(1) {
             // The same number with another history is another cluster's timeline: the ship stage
             // compares the bytes.
@@ -51,7 +52,8 @@ impl Capture {
         }
         let archive = self.timeline;
         let at = history.left_at(archive);
-        let foreign = || CaptureError::TimelineForeign { archive, server, at, durable: self.received };
+        let foreign =
+            || CaptureError::TimelineForeign { archive, server, at, durable: self.received };
         let at = at.ok_or_else(foreign)?;
         let later = history.entries.iter().skip_while(|branch| branch.parent != archive);
         for branch in later {
@@ -80,19 +82,16 @@ impl Capture {
         } else {
             // Branched below the open segment: what stands before the branch is in the store.
             let id = SegmentId::containing(self.timeline, from, size);
-            let hash = previous_hash(&*self.setup.store, self.setup.lineage, &self.setup.identity, id);
+            let hash =
+                previous_hash(&*self.setup.store, self.setup.lineage, &self.setup.identity, id);
             Some(hash.await?)
         };
         let reason = file.history.branch().map(|branch| branch.reason.clone()).unwrap_or_default();
         self.push_history(&file)?;
         let change = EpochChange { at: at.into(), next: next.into(), from: from.into(), previous };
         self.ring.push(Item::Epoch(change))?;
-        let event = Event::Branch {
-            from: at.at(self.timeline),
-            at: from.at(next),
-            reason,
-        };
-        record(&self.setup, event).await?;
+        let event = Event::Branch { from: at.at(self.timeline), at: from.at(next), reason };
+        record(&self.setup, event);
         self.timeline = next;
         self.received = from;
         debug_assert_eq!(self.offset(), from.into());
@@ -139,10 +138,10 @@ pub(crate) fn check_cluster(
 
 /// Creates the slot if it is not there. On a server whose slot was dropped the log may have a hole:
 /// starting the stream tells.
-async fn ensure_slot(setup: &CaptureSetup, session: &mut Session) -> Result<(), Error> {
-    match session.create_slot(&setup.slot).await {
+async fn ensure_slot(slot: &SlotName, session: &mut Session) -> Result<(), Error> {
+    match session.create_slot(slot).await {
         Ok(()) => {
-            tracing::info!(slot = %setup.slot, "replication slot created");
+            tracing::info!(%slot, "replication slot created");
             Ok(())
         }
         Err(error) if error.class() == Class::SlotExists => Ok(()),
@@ -150,32 +149,42 @@ async fn ensure_slot(setup: &CaptureSetup, session: &mut Session) -> Result<(), 
     }
 }
 
-/// Where the slot holds the log from; `None` when it holds nothing.
-pub(crate) async fn slot_restart(
-    setup: &CaptureSetup,
+/// Where the slot holds the log from, creating it if there is none; `None` when it holds nothing.
+///
+/// # Errors
+/// When the slot cannot be created or asked.
+pub async fn slot_position(
+    options: &ConnectOptions,
+    slot: &SlotName,
     session: &mut Session,
 ) -> Result<Option<Lsn>, Error> {
-    ensure_slot(setup, session).await?;
+    ensure_slot(slot, session).await?;
     if session.server().version >= VERSION_OPTION_LIST {
-        let slot = session.read_slot(&setup.slot).await?;
-        return Ok(slot.and_then(|slot| slot.restart));
+        let found = session.read_slot(slot).await?;
+        return Ok(found.and_then(|slot| slot.restart));
     }
-    crate::source::postgres::sql::slot_restart(&setup.options, &setup.slot).await
+    let mut sql = SqlSession::connect(options).await?;
+    let found = sql.slot(slot).await;
+    sql.close().await;
+    Ok(found?.and_then(|slot| slot.restart))
 }
 
-/// Adds to the ledger, waiting for a store that is away.
-pub(crate) async fn record(setup: &CaptureSetup, event: Event) -> Result<(), CaptureError> {
-    let mut backoff = proto::store::retry::Backoff::new();
-    loop {
-        let time = setup.clock.wall();
-        match ledger::append(&*setup.store, setup.lineage, time, event.clone()).await {
-            Ok(_) => return Ok(()),
-            Err(error) => match error.class() {
+/// Adds to the ledger beside the stream, waiting for a store that is away: nothing that restores
+/// depends on it, since a hole shows in the segments themselves.
+pub(super) fn record(setup: &CaptureSetup, event: Event) {
+    let (store, lineage, clock) = (setup.store.clone(), setup.lineage, setup.clock.clone());
+    tokio::spawn(async move {
+        let mut backoff = proto::store::retry::Backoff::new();
+        while let Err(error) = ledger::append(&*store, lineage, clock.wall(), event.clone()).await {
+            match error.class() {
                 proto::store::Class::Retry | proto::store::Class::Config => {
                     tokio::time::sleep(backoff.next_wait()).await;
                 }
-                _ => return Err(error.into()),
-            },
+                _ => {
+                    tracing::error!(%error, ?event, "not recorded in the ledger");
+                    return;
+                }
+            }
         }
-    }
+    });
 }

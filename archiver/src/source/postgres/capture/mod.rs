@@ -27,6 +27,7 @@ use super::{Acknowledged, Class, ConnectOptions, Error, Session, SlotName, Strea
 use crate::ring::{Item, RingSender};
 use crate::ship::Durable;
 use crate::watch::state::{Phase, State};
+pub use follow::slot_position;
 use sink::RingSink;
 
 /// How far a promotion may lie below what is durable (DESIGN §5.7).
@@ -172,7 +173,8 @@ impl Capture {
             other => other?,
         };
         let acknowledged = self.acknowledgements();
-        let mut sink = RingSink::new(&self.ring, &self.setup, self.timeline, self.received, self.margin);
+        let mut sink =
+            RingSink::new(&self.ring, &self.setup, self.timeline, self.received, self.margin);
         let outcome =
             drive::run(stream, &mut sink, acknowledged, self.stop.clone(), Drive::default()).await;
         self.received = sink.received();
@@ -190,7 +192,9 @@ impl Capture {
                 self.pause(Duration::from_millis(500)).await;
                 Ok(Streamed::Next(Next::Again))
             }
-            Err(error) if error.class() == Class::WalRemoved => self.skip_what_is_lost(&error).await,
+            Err(error) if error.class() == Class::WalRemoved => {
+                self.skip_what_is_lost(&error).await
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -199,7 +203,8 @@ impl Capture {
     /// branch: both timelines share the log before it.
     fn acknowledgements(&self) -> watch::Receiver<Acknowledged> {
         let mut durable = self.acknowledged.clone();
-        let (timeline, cap) = (self.timeline, self.setup.identity.segment_bytes.floor(self.received));
+        let (timeline, cap) =
+            (self.timeline, self.setup.identity.segment_bytes.floor(self.received));
         let of = move |durable: Option<Durable>| {
             let position = durable.map(Durable::position);
             position.map_or(Acknowledged::NOTHING, |position| {
@@ -228,7 +233,9 @@ impl Capture {
     async fn skip_what_is_lost(&mut self, error: &Error) -> Result<Streamed, CaptureError> {
         let mut session = Session::connect(&self.setup.options).await?;
         let found = session.identify().await?;
-        let restart = follow::slot_restart(&self.setup, &mut session).await?.unwrap_or(found.flushed);
+        let restart = follow::slot_position(&self.setup.options, &self.setup.slot, &mut session)
+            .await?
+            .unwrap_or(found.flushed);
         session.close().await;
         let size = self.setup.identity.segment_bytes;
         let from = size.floor(restart).max(size.floor(self.received));
@@ -250,7 +257,7 @@ impl Capture {
             to: from.at(self.timeline),
             reason,
         };
-        follow::record(&self.setup, event).await?;
+        follow::record(&self.setup, event);
         self.received = from;
         self.setup.base_wanted.notify_one();
         Ok(Streamed::Next(Next::Again))

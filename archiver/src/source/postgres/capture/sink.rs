@@ -54,10 +54,10 @@ impl<'a> RingSink<'a> {
         }
         self.marked = Some(now);
         let mark = Watermark { clock, offset: at.into(), margin_ms: self.margin_ms };
-        self.push(Item::Mark(mark))
+        self.hand_on(Item::Mark(mark))
     }
 
-    fn push(&self, item: Item) -> Push {
+    fn hand_on(&self, item: Item) -> Push {
         // A pipeline that has stopped ends the connection as a full one does; the capture sees it.
         if self.ring.push(item).is_ok() { Push::Taken } else { Push::Full }
     }
@@ -77,7 +77,7 @@ impl Sink for RingSink<'_> {
             StreamEvent::Data { start, bytes, wal_end, server_time } => {
                 let end = Lsn(start.0 + bytes.len() as u64);
                 let start = Offset::from(start);
-                let pushed = Self::push(self, Item::Data { start, bytes, clock: Some(server_time) });
+                let pushed = self.hand_on(Item::Data { start, bytes, clock: Some(server_time) });
                 if pushed == Push::Full {
                     return pushed;
                 }
@@ -87,13 +87,9 @@ impl Sink for RingSink<'_> {
             }
             StreamEvent::Keepalive { wal_end, server_time, .. } => {
                 self.tell(wal_end, server_time);
-                if wal_end == self.received {
-                    self.mark(server_time, wal_end)
-                } else {
-                    Push::Taken
-                }
+                if wal_end == self.received { self.mark(server_time, wal_end) } else { Push::Taken }
             }
-            StreamEvent::ShutdownSuspected { .. } => Self::push(self, Item::Flush),
+            StreamEvent::ShutdownSuspected { .. } => self.hand_on(Item::Flush),
             StreamEvent::Ended { .. } | StreamEvent::ServerStopped => Push::Taken,
         }
     }

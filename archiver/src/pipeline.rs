@@ -1,0 +1,367 @@
+//! The whole capture, put together: source → ring → spool → ship, and what stands beside it.
+//!
+//! Enters: a source, an archive, settings. Leaves: an archive that follows the database. What an
+//! earlier run left is found in the store and the spool; nothing else is remembered.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::archive::ends;
+use proto::archive::identity::{FORMAT_VERSION, Identity, PostgresIdentity};
+use proto::archive::layout::{self, Lineage};
+use proto::archive::ledger::Event;
+use proto::archive::{ArchiveError, ledger};
+use proto::clock::Clock;
+use proto::disk::Disk;
+use proto::position::Position;
+use proto::postgres::lsn::{Lsn, Timeline};
+use proto::segment::{Codec, Engine};
+use proto::store::{Body, Put, Store};
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use crate::ring::ring;
+use crate::seal::IndexQueue;
+use crate::ship::health::Health;
+use crate::ship::resume::{self, End};
+use crate::ship::{AckFrom, DurableWatch, ShipError, ShipStart, ShipTools, Shipper};
+use crate::source::postgres::capture::{Capture, CaptureError, CaptureSetup};
+use crate::source::postgres::commits::WalCommits;
+use crate::source::postgres::indexer::WalIndexer;
+use crate::source::postgres::{ConnectOptions, Session, SlotName};
+use crate::spool::recover::{self, RecoverSetup};
+use crate::spool::spooler::blocking;
+use crate::spool::{SpoolError, SpoolLevel, SpoolSetup, Spooler, WalSegments};
+use crate::watch::lag::LagProbe;
+use crate::watch::state::{Phase, State};
+
+/// How long a stop waits for the last tail.
+const LAST_TAIL: Duration = Duration::from_secs(8);
+
+/// What a run is told.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub source: ConnectOptions,
+    pub slot: SlotName,
+    pub spool: PathBuf,
+    pub codec: Codec,
+    pub flush: Duration,
+    pub ack: AckFrom,
+    pub synchronous: bool,
+    pub accept: Option<Timeline>,
+    pub new_lineage: bool,
+}
+
+/// What everything stands on.
+#[derive(Debug, Clone)]
+pub struct Ground {
+    pub store: Arc<dyn Store>,
+    pub disk: Arc<dyn Disk>,
+    pub clock: Arc<dyn Clock>,
+    pub health: Arc<Health>,
+    pub level: Arc<SpoolLevel>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PipelineError {
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    #[error(transparent)]
+    Ship(#[from] ShipError),
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    #[error(transparent)]
+    Source(#[from] crate::source::postgres::Error),
+    #[error("a task of the pipeline died")]
+    Task,
+}
+
+impl From<proto::store::StoreError> for PipelineError {
+    fn from(error: proto::store::StoreError) -> Self {
+        Self::Archive(error.into())
+    }
+}
+
+impl PipelineError {
+    /// Whether building the pipeline anew can mend it: what the local disk did.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Spool(error) => error.is_retryable(),
+            Self::Capture(CaptureError::Pipeline(_)) => true,
+            Self::Ship(ShipError::Spool(error)) => error.is_retryable(),
+            _ => false,
+        }
+    }
+}
+
+/// A lineage that is ours to write, and what is known of it.
+#[derive(Debug, Clone)]
+pub struct Opened {
+    pub lineage: Lineage,
+    pub identity: Identity,
+    pub postgres: PostgresIdentity,
+    /// Whether this run created it.
+    pub fresh: bool,
+}
+
+/// Finds or creates the lineage of the cluster that `settings.source` names, and its slot.
+///
+/// # Errors
+/// [`CaptureError::WrongCluster`] when the archive is another cluster's.
+pub async fn open(ground: &Ground, settings: &Settings) -> Result<Opened, PipelineError> {
+    let store = &*ground.store;
+    let mut session = Session::connect(&settings.source).await?;
+    let server = session.identify().await?;
+    let found = ends::lineages(store).await?;
+    let last = found.last().copied();
+    if let Some(lineage) = last
+        && !settings.new_lineage
+        && let Some(identity) = ends::identity(store, lineage).await?
+    {
+        let opened = Opened {
+            lineage,
+            postgres: identity
+                .postgres()
+                .cloned()
+                .ok_or_else(|| other_engine(&identity, &session))?,
+            identity,
+            fresh: false,
+        };
+        let found = server.system_id.to_string();
+        if found != opened.identity.cluster {
+            let endpoint = session.server().endpoint.to_string();
+            let expected = opened.identity.cluster.clone();
+            return Err(CaptureError::WrongCluster { expected, found, endpoint }.into());
+        }
+        session.close().await;
+        return Ok(opened);
+    }
+    let opened = create(ground, settings, session, last).await?;
+    Ok(opened)
+}
+
+fn other_engine(identity: &Identity, session: &Session) -> CaptureError {
+    CaptureError::WrongCluster {
+        expected: format!("{} ({})", identity.cluster, identity.engine),
+        found: "a PostgreSQL cluster".to_owned(),
+        endpoint: session.server().endpoint.to_string(),
+    }
+}
+
+async fn create(
+    ground: &Ground,
+    settings: &Settings,
+    mut session: Session,
+    last: Option<Lineage>,
+) -> Result<Opened, PipelineError> {
+    let store = &*ground.store;
+    let server = session.identify().await?;
+    let restart = crate::source::postgres::capture::slot_position(
+        &settings.source,
+        &settings.slot,
+        &mut session,
+    )
+    .await?;
+    let size = session.server().segment_size;
+    let first = size.floor(restart.unwrap_or(server.flushed));
+    let postgres = PostgresIdentity {
+        segment_bytes: size,
+        version_num: session.server().version,
+        first,
+        first_timeline: server.timeline,
+    };
+    let identity = Identity {
+        format: FORMAT_VERSION,
+        engine: Engine::Postgresql,
+        cluster: server.system_id.to_string(),
+        created: ground.clock.wall(),
+        postgres: Some(postgres.clone()),
+    };
+    let lineage = Lineage(last.map_or(1, |last| last.0 + 1));
+    if store.put(&lineage.identity(), &Body::from(identity.encode())).await? == Put::Exists {
+        // Another sidecar was faster by a moment: its identity counts.
+        let theirs = ends::identity(store, lineage).await?;
+        let same = theirs.as_ref().is_some_and(|theirs| theirs.cluster == identity.cluster);
+        if let Some(identity) = theirs.filter(|_| same) {
+            let postgres = identity.postgres().cloned().unwrap_or(postgres);
+            return Ok(Opened { lineage, identity, postgres, fresh: false });
+        }
+        let endpoint = session.server().endpoint.to_string();
+        let (expected, found) = ("another's".to_owned(), identity.cluster);
+        return Err(CaptureError::WrongCluster { expected, found, endpoint }.into());
+    }
+    let features = proto::store::probe::probe(&ground.store, &lineage.root()).await?;
+    let features = serde_json::to_value(features).unwrap_or_default();
+    tracing::info!(archive = %store.address(), lineage = lineage.0, %features, "archive created");
+    let event = Event::Store { address: store.address(), features };
+    ledger::append(store, lineage, ground.clock.wall(), event).await?;
+    session.close().await;
+    Ok(Opened { lineage, identity, postgres, fresh: true })
+}
+
+/// A capture that runs.
+pub struct Running {
+    pub state: Arc<State>,
+    pub durable: DurableWatch,
+    pub base_wanted: Arc<Notify>,
+    stop: CancellationToken,
+    capture: tokio::task::JoinHandle<Result<(), CaptureError>>,
+    spool: tokio::task::JoinHandle<Result<(), SpoolError>>,
+    ship: tokio::task::JoinHandle<Result<(), ShipError>>,
+    index: tokio::task::JoinHandle<()>,
+}
+
+/// Builds the pipeline at the end of what store and spool hold and starts it.
+///
+/// # Errors
+/// When the store or the local disk fails, or another writer is newer.
+pub async fn start(
+    ground: &Ground,
+    settings: &Settings,
+    opened: &Opened,
+    writer: u64,
+    stop: CancellationToken,
+) -> Result<Running, PipelineError> {
+    let (lineage, size) = (opened.lineage, opened.postgres.segment_bytes);
+    let segmenter = Arc::new(WalSegments(size));
+    let end: End = resume::find_end(&*ground.store, lineage, &opened.postgres).await?;
+    let tools = ShipTools {
+        store: ground.store.clone(),
+        disk: ground.disk.clone(),
+        health: ground.health.clone(),
+        lineage,
+        writer,
+        codec: settings.codec,
+    };
+    let chain = resume::fence(&tools, &end).await?;
+    let setup = RecoverSetup {
+        disk: ground.disk.clone(),
+        dir: settings.spool.clone(),
+        codec: settings.codec,
+        segmenter: segmenter.clone(),
+        lineage: lineage.0,
+        writer,
+    };
+    let store_end = end.store.clone();
+    let recovered = blocking(move || recover::recover(&setup, &store_end)).await?;
+    ground.level.set(recovered.bytes);
+    let probe = Arc::new(LagProbe::new(ground.clock.clone(), Arc::new(WalCommits(size))));
+    let state = Arc::new(State::new(probe.clone(), ground.health.clone(), ground.level.clone()));
+    let next = Position::new(recovered.start.epoch, recovered.start.next);
+    tracing::info!(
+        stored = %crate::watch::line::shown(end.durable),
+        held = %crate::watch::line::shown(Some(next)),
+        waiting_segments = recovered.sealed.len(),
+        writer, lineage = lineage.0, "continuing"
+    );
+
+    let (sender, receiver) = ring();
+    let (events, inbox) = mpsc::unbounded_channel();
+    let (index, index_task) =
+        IndexQueue::start(Box::new(WalIndexer::new(size)), tools.clone(), ground.level.clone());
+    let start = ShipStart { stored: end.durable, chain: Some(chain), sealed: recovered.sealed };
+    let (shipper, durable) =
+        Shipper::new(tools, settings.ack, ground.level.clone(), index, inbox, start);
+    state.watch(durable.clone());
+    let spool_setup = SpoolSetup {
+        disk: ground.disk.clone(),
+        dir: settings.spool.clone(),
+        codec: settings.codec,
+        flush: settings.flush,
+        segmenter,
+        level: ground.level.clone(),
+        probe,
+        lineage: lineage.0,
+        writer,
+    };
+    let spooler = Spooler::new(spool_setup, recovered.start, receiver, events);
+    let base_wanted = Arc::new(Notify::new());
+    let capture_setup = CaptureSetup {
+        options: settings.source.clone(),
+        slot: settings.slot.clone(),
+        identity: opened.postgres.clone(),
+        cluster: opened.identity.cluster.clone(),
+        store: ground.store.clone(),
+        lineage,
+        clock: ground.clock.clone(),
+        state: state.clone(),
+        accept: settings.accept,
+        synchronous: settings.synchronous,
+        base_wanted: base_wanted.clone(),
+    };
+    let acknowledged = durable.acknowledged.clone();
+    let capture = Capture::new(capture_setup, sender, acknowledged, stop.clone(), next);
+    Ok(Running {
+        state,
+        durable,
+        base_wanted,
+        stop,
+        capture: tokio::spawn(capture.run()),
+        spool: tokio::spawn(spooler.run()),
+        ship: tokio::spawn(shipper.run()),
+        index: index_task,
+    })
+}
+
+impl Running {
+    /// Waits for the end: `stop` was cancelled and what was received is durable or in the spool,
+    /// or something contradicts.
+    ///
+    /// # Errors
+    /// The first contradiction.
+    pub async fn finish(mut self) -> Result<(), PipelineError> {
+        let first = tokio::select! {
+            done = &mut self.capture => flat(done),
+            done = &mut self.spool => flat(done),
+            done = &mut self.ship => flat(done),
+        };
+        if let Err(error) = first {
+            self.stop.cancel();
+            self.capture.abort();
+            self.spool.abort();
+            self.ship.abort();
+            return Err(error);
+        }
+        // The capture has ended and dropped the ring: spool and ship end when they are through.
+        flat((&mut self.spool).await)?;
+        match tokio::time::timeout(LAST_TAIL, &mut self.ship).await {
+            Ok(done) => {
+                flat(done)?;
+                let _ = tokio::time::timeout(LAST_TAIL, &mut self.index).await;
+            }
+            Err(_) => {
+                self.ship.abort();
+                tracing::warn!(
+                    spool_bytes = self.state.level.bytes(),
+                    "the store did not take the last bytes in time; they stay in the spool"
+                );
+            }
+        }
+        self.state.enter(Phase::Stopped);
+        Ok(())
+    }
+
+    /// Waits until the store holds everything up to `lsn`, or the pipeline ends.
+    pub async fn stored_up_to(&self, lsn: Lsn) -> bool {
+        let mut stored = self.durable.stored.clone();
+        let reached = stored.wait_for(|position| {
+            position.is_some_and(|position| Lsn::from(position.offset) >= lsn)
+        });
+        reached.await.is_ok()
+    }
+}
+
+fn flat<T, E: Into<PipelineError>>(
+    done: Result<Result<T, E>, tokio::task::JoinError>,
+) -> Result<(), PipelineError> {
+    match done {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(error.into()),
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(PipelineError::Task),
+    }
+}

@@ -7,4 +7,5 @@ pub mod seal;
 pub mod ship;
 pub mod watch;
 pub mod pipeline;
+pub mod cli;
 pub mod base;

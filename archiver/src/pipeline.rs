@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use proto::archive::ends;
 use proto::archive::identity::{FORMAT_VERSION, Identity, PostgresIdentity};
-use proto::archive::layout::{self, Lineage};
+use proto::archive::layout::Lineage;
 use proto::archive::ledger::Event;
 use proto::archive::{ArchiveError, ledger};
 use proto::clock::Clock;

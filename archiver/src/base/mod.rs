@@ -20,6 +20,7 @@ mod progress;
 pub mod durable;
 pub mod writer;
 pub mod error;
+pub mod keeper;
 
 pub use durable::{ArchivedLog, DurableLog, Needed, PipelineLog};
 pub use error::{BaseError, Class, LogError, SourceError};

@@ -11,7 +11,6 @@ use clap::Command;
 
 use super::error::{CliError, Code};
 
-
 /// The file that `--config` or its variable names.
 pub(super) fn file_of(arguments: &[OsString], variable: Option<OsString>) -> Option<PathBuf> {
     let mut words = arguments.iter();
@@ -27,10 +26,7 @@ pub(super) fn file_of(arguments: &[OsString], variable: Option<OsString>) -> Opt
 }
 
 /// Takes the keys of the file at `path` into the defaults of `command`.
-pub(super) fn apply(
-    command: Command,
-    path: &std::path::Path,
-) -> Result<Command, CliError> {
+pub(super) fn apply(command: Command, path: &std::path::Path) -> Result<Command, CliError> {
     let text = std::fs::read_to_string(path).map_err(|error| {
         let what = format!("{} cannot be read", path.display());
         CliError::new(Code::ConfigFile, what, "check the path and its rights")

@@ -171,14 +171,17 @@ pub(super) fn source_error(error: &pg::Error) -> CliError {
         pg::Class::NoFreeSlot => {
             (Code::NoFreeSlot, "raise max_replication_slots, or drop a slot that nobody uses")
         }
-        pg::Class::Prerequisite => {
-            (Code::WalLevel, "set wal_level = replica and max_wal_senders > 0, then restart the server")
-        }
+        pg::Class::Prerequisite => (
+            Code::WalLevel,
+            "set wal_level = replica and max_wal_senders > 0, then restart the server",
+        ),
         pg::Class::SlotInUse => (
             Code::SlotInUse,
             "another pitrd (or other program) streams from this slot: stop it, or give --slot another name",
         ),
-        pg::Class::Retry => (Code::SourceAway, "check that the server runs and can be reached from here"),
+        pg::Class::Retry => {
+            (Code::SourceAway, "check that the server runs and can be reached from here")
+        }
         _ => (Code::Failed, "see the server's log"),
     };
     CliError::caused(code, error, next)
@@ -200,7 +203,9 @@ fn capture_error(error: &CaptureError) -> CliError {
         | CaptureError::RestoredCopy { timeline: server, .. } => CliError::caused(
             Code::WrongTimeline,
             error,
-            format!("give a restored copy an archive of its own; if this one replaces the archived cluster: --accept-timeline {server}, or --new-lineage"),
+            format!(
+                "give a restored copy an archive of its own; if this one replaces the archived cluster: --accept-timeline {server}, or --new-lineage"
+            ),
         ),
         CaptureError::Source(source) => source_error(source),
         CaptureError::Archive(archive) => archive_error(archive),
@@ -215,9 +220,11 @@ pub(super) fn archive_error(error: &ArchiveError) -> CliError {
             error,
             "correct --archive, the credentials or the bucket's policy (create, read and list are needed)",
         ),
-        Class::Retry => {
-            CliError::caused(Code::StoreAway, error, "check that the store can be reached from here")
-        }
+        Class::Retry => CliError::caused(
+            Code::StoreAway,
+            error,
+            "check that the store can be reached from here",
+        ),
         Class::Absent | Class::Damaged => {
             CliError::caused(Code::Damaged, error, "run `pitr verify` on this archive")
         }

@@ -9,8 +9,7 @@ mod config;
 mod run;
 mod once;
 mod writer;
-mod base;
-mod check;
+
 mod point;
 
 pub use args::{Cli, Command};
@@ -49,7 +48,9 @@ pub fn run(arguments: Vec<OsString>) -> Exit {
             runtime.shutdown_timeout(std::time::Duration::from_secs(1));
             done
         }
-        Err(error) => Err(CliError::caused(Code::Failed, &error, "check the limits of this process")),
+        Err(error) => {
+            Err(CliError::caused(Code::Failed, &error, "check the limits of this process"))
+        }
     };
     match done {
         Ok(()) => Exit::Done,
@@ -61,8 +62,8 @@ async fn execute(cli: Cli) -> Result<(), CliError> {
     match cli.command {
         Command::Run(args) if args.once => once::run(&args).await,
         Command::Run(args) => run::run(&args).await,
-        Command::Base(args) => base::run(&cli.global, &args).await,
-        Command::Check(args) => check::run(&cli.global, &args).await,
+
+        Command::Base(_) | Command::Check(_) => Err(CliError::new(Code::Failed, "soon", "wait")),
         Command::Point(args) => point::run(&cli.global, &args).await,
     }
 }
@@ -78,9 +79,10 @@ fn parse(arguments: Vec<OsString>) -> Result<Parsed, CliError> {
     if let Some(path) = config::file_of(&arguments, std::env::var_os("PITR_CONFIG")) {
         command = config::apply(command, &path)?;
     }
-    let name = arguments.iter().skip(1).find_map(|word| {
-        word.to_str().filter(|word| OF_PITR.contains(word)).map(str::to_owned)
-    });
+    let name = arguments
+        .iter()
+        .skip(1)
+        .find_map(|word| word.to_str().filter(|word| OF_PITR.contains(word)).map(str::to_owned));
     let matches = match command.try_get_matches_from(&arguments) {
         Ok(matches) => matches,
         Err(error) if !error.use_stderr() => return Ok(Parsed::Help(error.render().to_string())),
@@ -109,7 +111,8 @@ fn refuse_secrets(arguments: &[OsString]) -> Result<(), CliError> {
         let value = word.strip_prefix("--source=").unwrap_or(word);
         let looks = value.contains("://") || value.contains('=');
         let secret = looks
-            && ConnectOptions::parse(value, &environment).is_ok_and(|options| options.has_password());
+            && ConnectOptions::parse(value, &environment)
+                .is_ok_and(|options| options.has_password());
         if secret {
             return Err(CliError::new(
                 Code::Secret,
@@ -131,8 +134,9 @@ fn fail(error: &CliError, json: bool) -> Exit {
 }
 
 fn log_to_stderr(global: &Global) {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("PITR_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,aws_config=warn,aws_smithy_runtime=warn"));
+    let filter = tracing_subscriber::EnvFilter::try_from_env("PITR_LOG").unwrap_or_else(|_| {
+        tracing_subscriber::EnvFilter::new("info,aws_config=warn,aws_smithy_runtime=warn")
+    });
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -147,7 +151,10 @@ fn log_to_stderr(global: &Global) {
 impl SourceArgs {
     fn options(&self) -> Result<ConnectOptions, CliError> {
         let text = self.source.clone().unwrap_or_default();
-        if text.is_empty() && std::env::var_os("PGHOST").is_none() && std::env::var_os("PGSERVICE").is_none() {
+        if text.is_empty()
+            && std::env::var_os("PGHOST").is_none()
+            && std::env::var_os("PGSERVICE").is_none()
+        {
             return Err(CliError::new(
                 Code::Missing,
                 "no source is given",
@@ -156,7 +163,7 @@ impl SourceArgs {
         }
         let mut options = ConnectOptions::parse(&text, &Environment::process())
             .map_err(|error| CliError::caused(Code::Source, &error, "correct --source"))?;
-        options.tls.min = match self.tls_min.as_str() {
+        options.tls.min_version = match self.tls_min.as_str() {
             "1.3" => crate::source::postgres::tls::TlsMin::V1_3,
             "1.2" => crate::source::postgres::tls::TlsMin::V1_2,
             other => {

@@ -40,7 +40,8 @@ async fn once(setting: &Setting, args: &RunArgs) -> Result<(), PipelineError> {
     let mut stored = running.durable.stored.clone();
     let watcher = stop.clone();
     let done = tokio::spawn(async move {
-        let reached = stored.wait_for(|p| p.is_some_and(|p| Lsn::from(p.offset) >= target)).await.is_ok();
+        let reached =
+            stored.wait_for(|p| p.is_some_and(|p| Lsn::from(p.offset) >= target)).await.is_ok();
         watcher.cancel();
         reached
     });
@@ -58,7 +59,9 @@ async fn slot_is_used(setting: &Setting) -> Result<bool, PipelineError> {
     let asked = crate::source::postgres::sql::SqlSession::connect(&settings.source).await;
     let mut sql = match asked {
         Ok(sql) => sql,
-        Err(error) if matches!(error.class(), Class::Config | Class::Permission) => return Ok(false),
+        Err(error) if matches!(error.class(), Class::Config | Class::Permission) => {
+            return Ok(false);
+        }
         Err(error) => return Err(error.into()),
     };
     let slot = sql.slot(&settings.slot).await;
@@ -73,7 +76,8 @@ async fn join(
     stop: &tokio_util::sync::CancellationToken,
 ) -> Result<(), PipelineError> {
     while !stop.is_cancelled() {
-        let end = resume::find_end(&*setting.ground.store, opened.lineage, &opened.postgres).await?;
+        let end =
+            resume::find_end(&*setting.ground.store, opened.lineage, &opened.postgres).await?;
         if end.durable.is_some_and(|durable| Lsn::from(durable.offset) >= target) {
             tracing::info!(durable = %crate::watch::line::shown(end.durable), "done");
             return Ok(());

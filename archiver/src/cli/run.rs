@@ -10,7 +10,7 @@ use proto::disk::SystemDisk;
 use proto::position::ByteCount;
 use proto::postgres::lsn::Timeline;
 use proto::store::retry::Backoff;
-use proto::store::url::{self, Access};
+use proto::store::{Access, url};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -42,7 +42,9 @@ pub(super) async fn run(args: &RunArgs) -> Result<(), CliError> {
     let mut served = None;
     let mut backoff = Backoff::new();
     while !stop.is_cancelled() {
-        let Some((running, opened)) = begin(&setting, args, &stop, &mut backoff).await? else { break };
+        let Some((running, opened)) = begin(&setting, args, &stop, &mut backoff).await? else {
+            break;
+        };
         if let (None, Some(handle)) = (&served, &handle) {
             let (listen, handle) = (args.listen.clone(), handle.clone());
             let state = running.state.clone();
@@ -146,10 +148,9 @@ pub(super) async fn pause(wait: Duration, stop: &CancellationToken) {
 pub(super) async fn prepare(args: &RunArgs) -> Result<Setting, CliError> {
     let source = args.source.options()?;
     let address = args.archive.address()?;
-    let slot: SlotName = args
-        .slot
-        .parse()
-        .map_err(|error: crate::source::postgres::Error| CliError::caused(Code::Usage, &error, "correct --slot"))?;
+    let slot: SlotName = args.slot.parse().map_err(|error: crate::source::postgres::Error| {
+        CliError::caused(Code::Usage, &error, "correct --slot")
+    })?;
     if args.spool_max < SPOOL_MIN {
         let what = format!("--spool-max {} is less than {SPOOL_MIN}", args.spool_max);
         return Err(CliError::new(Code::Usage, what, "give the spool room for a few segments"));
@@ -210,10 +211,12 @@ fn lock(spool: &Path) -> Result<std::fs::File, CliError> {
         .write(true)
         .open(spool.join("lock"))
         .map_err(failed)?;
-    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-        let what = format!("another pitrd uses the spool folder {}", spool.display());
-        CliError::new(Code::SlotInUse, what, "stop it, or give --spool another folder")
-    })?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(
+        |_| {
+            let what = format!("another pitrd uses the spool folder {}", spool.display());
+            CliError::new(Code::SlotInUse, what, "stop it, or give --spool another folder")
+        },
+    )?;
     Ok(file)
 }
 

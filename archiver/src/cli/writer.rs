@@ -7,7 +7,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use proto::archive::ledger::{self, Event};
-use proto::clock::Clock;
 use tokio_util::sync::CancellationToken;
 
 use crate::pipeline::{Ground, Opened, PipelineError};
@@ -51,7 +50,8 @@ fn own_writer(ground: &Ground, spool: &Path) -> Option<u64> {
 /// Losing this file costs a wait of half a minute, nothing else.
 fn remember(ground: &Ground, spool: &Path, writer: u64) -> Result<(), PipelineError> {
     let path = spool.join(OWN);
-    let failed = |source| crate::spool::SpoolError::Io { action: "write", path: path.clone(), source };
+    let failed =
+        |source| crate::spool::SpoolError::Io { action: "write", path: path.clone(), source };
     let write = || {
         ground.disk.create_dirs(spool)?;
         if ground.disk.len(&path).is_ok() {
@@ -70,7 +70,10 @@ async fn wait_until_still(
     writer: u64,
     stop: &CancellationToken,
 ) -> Result<bool, PipelineError> {
-    tracing::info!(writer, "another sidecar wrote this archive: waiting until it stands still (--take-over does not wait)");
+    tracing::info!(
+        writer,
+        "another sidecar wrote this archive: waiting until it stands still (--take-over does not wait)"
+    );
     let mut since = ground.clock.monotonic();
     let mut seen = None;
     loop {

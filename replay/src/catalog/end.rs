@@ -121,12 +121,17 @@ impl Catalog {
         on_path.max_by_key(|mark| mark.clock)
     }
 
-    /// Whether a base stands on a path, and its log from its start to its stop in a range of it.
-    pub fn is_usable(&self, path: &LogPath, range: LogRange, base: &Base) -> bool {
+    /// Whether a base stands on a path.
+    pub fn is_on(&self, path: &LogPath, base: &Base) -> bool {
         let postgres = &base.complete.postgres;
         path.history.contains(postgres.timeline, postgres.start)
             && path.history.contains(postgres.stop_timeline, postgres.stop)
-            && range.holds(postgres.start, postgres.stop)
+    }
+
+    /// Whether a base stands on a path, and its log from its start to its stop in a range of it.
+    pub fn is_usable(&self, path: &LogPath, range: LogRange, base: &Base) -> bool {
+        let postgres = &base.complete.postgres;
+        self.is_on(path, base) && range.holds(postgres.start, postgres.stop)
     }
 
     /// The moments of a path that can be restored, oldest first. Damaged bases open no window.

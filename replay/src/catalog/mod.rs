@@ -11,6 +11,8 @@ mod log;
 mod path;
 pub mod read;
 mod end;
+mod index;
+mod view;
 
 pub use end::{Commit, LogEnd, Window};
 pub use error::CatalogError;
@@ -18,6 +20,7 @@ pub(crate) use load::describe;
 pub use log::{Stored, TimelineLog};
 pub use path::{Located, LogPath, LogRange};
 pub use patient::PatientStore;
+pub use view::ArchiveView;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

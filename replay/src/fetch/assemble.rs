@@ -18,11 +18,7 @@ use crate::plan::{Answer, Plan, PlannedSegment};
 ///
 /// # Errors
 /// When the store fails, or holds something else than was planned, or nobody can ask for `name`.
-pub async fn file(
-    store: &dyn Store,
-    plan: &Plan,
-    name: &str,
-) -> Result<Option<Bytes>, FetchError> {
+pub async fn file(store: &dyn Store, plan: &Plan, name: &str) -> Result<Option<Bytes>, FetchError> {
     match plan.answer(name) {
         Answer::Segment(planned) => segment(store, plan, planned).await.map(Some),
         Answer::History(timeline) => history(store, plan, timeline).await.map(Some),

@@ -6,8 +6,13 @@
 //! here, so a crash leaves nothing.
 
 mod answer;
+mod error;
+mod make;
+mod settings;
 
 pub use answer::Answer;
+pub use error::PlanError;
+pub use make::{Wanted, make};
 
 use std::collections::BTreeMap;
 
@@ -160,3 +165,6 @@ impl Plan {
         serde_json::from_slice(bytes)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -99,7 +99,9 @@ pub fn ask(work: &Path, name: &str) -> io::Result<Option<Answer>> {
     match spoken {
         // It ended before it answered.
         Ok(0) => return Ok(None),
-        Err(e) if matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+        Err(e)
+            if matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) =>
+        {
             return Ok(None);
         }
         Err(e) => return Err(e),

@@ -9,3 +9,4 @@ pub mod watch;
 pub mod pipeline;
 pub mod cli;
 pub mod base;
+pub mod check;

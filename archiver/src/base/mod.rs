@@ -19,11 +19,13 @@ mod manifest;
 mod progress;
 pub mod durable;
 pub mod writer;
+pub mod join;
 pub mod error;
 pub mod keeper;
 
 pub use durable::{ArchivedLog, DurableLog, Needed, PipelineLog};
 pub use error::{BaseError, Class, LogError, SourceError};
+pub use join::{JoinError, join, progress_line, tell};
 pub use postgres::PostgresSource;
 pub use progress::{OnProgress, Progress};
 pub use source::{Backup, Checkpoint, Event, Facts, Request, Source, Start};

@@ -1,4 +1,7 @@
-//! Bases of real servers, unpacked with the tools that everybody has.
+//! Bases of real servers, unpacked with the tools that everybody has; and what `check` says of
+//! servers.
+
+mod check;
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -7,7 +10,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use archiver::base::{
-    BaseOptions, Class, DurableLog, LogError, Needed, PostgresSource, Progress, Source, take,
+    BaseOptions, Class, DurableLog, JoinError, LogError, Needed, PostgresSource, Progress, Source,
+    join, take,
 };
 use archiver::source::postgres::{ConnectOptions, Environment};
 use async_trait::async_trait;
@@ -151,5 +155,22 @@ async fn a_role_without_replication_is_a_matter_of_configuration() -> Result<()>
     let mut source = source(&cluster.url("plain", "postgres"))?;
     let error = source.facts().await.expect_err("no right");
     assert_eq!(error.class, Class::Config, "{error:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_base_joins_an_archive_only_of_its_own_cluster() -> Result<()> {
+    let cluster = Cluster::start_new(scope::newest_postgres())?;
+    let folder = Folder::new("join")?;
+    let store: Arc<dyn Store> =
+        Arc::new(FolderStore::open(folder.path(), Access::ReadWrite).await?);
+    let options = ConnectOptions::parse(&cluster.replication_url(), &Environment::default())?;
+    let (base_options, clock) = (BaseOptions::default(), SystemClock::new());
+    let again = || join(options.clone(), store.clone(), &base_options, &clock);
+    let error = again().await.expect_err("no archive");
+    assert!(matches!(error, JoinError::NoArchive { .. }), "{error:?}");
+    check::put_identity(&*store, "42").await?;
+    let error = again().await.expect_err("another cluster");
+    assert!(matches!(error, JoinError::WrongCluster { .. }), "{error:?}");
     Ok(())
 }

@@ -1,0 +1,120 @@
+//! `pitrd check`: whether this server can be protected into this archive.
+//!
+//! Enters: an address of each. Leaves: one line a fact, with what to do about it. Nothing is
+//! changed on the server; the store gets a few canary objects, which are removed if that is allowed.
+
+pub mod ask;
+pub mod judge;
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use proto::store::{Access, url};
+
+use crate::source::postgres::{ConnectOptions, SlotName};
+pub use ask::{ArchiveFacts, ServerFacts};
+
+/// How a fact is judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    Ok,
+    Warn,
+    Fail,
+}
+
+/// One fact.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Line {
+    /// Stable: programs look for it.
+    pub check: &'static str,
+    pub level: Level,
+    pub fact: String,
+    /// What to do; nothing when all is well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
+}
+
+impl Line {
+    pub(super) fn ok(check: &'static str, fact: impl Into<String>) -> Self {
+        Self { check, level: Level::Ok, fact: fact.into(), remedy: None }
+    }
+
+    pub(super) fn warn(
+        check: &'static str,
+        fact: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self { check, level: Level::Warn, fact: fact.into(), remedy: Some(remedy.into()) }
+    }
+
+    pub(super) fn fail(
+        check: &'static str,
+        fact: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self { check, level: Level::Fail, fact: fact.into(), remedy: Some(remedy.into()) }
+    }
+}
+
+/// Everything that was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Report {
+    pub lines: Vec<Line>,
+    /// The exit code that says the same.
+    pub exit: u8,
+}
+
+/// Asks both sides and judges what they say. Never fails: what cannot be asked is a line.
+pub async fn check(options: &ConnectOptions, archive: &str, slot: &SlotName) -> Report {
+    let mut lines = Vec::new();
+    let server = match ask::server(options, slot).await {
+        Ok(facts) => {
+            lines.extend(judge::server(&facts));
+            Some(facts)
+        }
+        Err(error) => {
+            lines.push(judge::no_server(&error));
+            None
+        }
+    };
+    let found = match url::open(archive, Access::ReadWrite).await {
+        Ok(store) => ask::archive(&store).await,
+        Err(error) => Err(error.into()),
+    };
+    match found {
+        Ok(facts) => lines.extend(judge::archive(&facts, server.as_ref())),
+        Err(error) => lines.push(judge::no_archive(archive, &error)),
+    }
+    let exit = judge::exit(&lines);
+    Report { lines, exit }
+}
+
+impl Report {
+    /// A table for people.
+    ///
+    /// # Errors
+    /// When `out` fails.
+    pub fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        let width = self.lines.iter().map(|line| line.check.len()).max().unwrap_or(0);
+        for line in &self.lines {
+            let level = match line.level {
+                Level::Ok => "ok  ",
+                Level::Warn => "warn",
+                Level::Fail => "FAIL",
+            };
+            writeln!(out, "{level}  {:width$}  {}", line.check, line.fact)?;
+            if let Some(remedy) = &line.remedy {
+                writeln!(out, "      {:width$}  -> {remedy}", "")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// When `out` fails.
+    pub fn write_json(&self, out: &mut dyn Write) -> io::Result<()> {
+        out.write_all(&proto::archive::to_json(self))
+    }
+}

@@ -63,6 +63,8 @@ pub enum BaseError {
     Log(#[from] LogError),
     #[error("a task of the base ended early")]
     Task(#[from] tokio::task::JoinError),
+    #[error("a compressor of the base ended early")]
+    CompressorGone,
 }
 
 /// Why the log that a base needs is not durable.
@@ -91,7 +93,8 @@ impl BaseError {
             Self::Archive(error) => of_store(error.class()),
             Self::Log(error) => error.class(),
             Self::Split { .. } | Self::Taken { .. } | Self::Label { .. } => Class::Damaged,
-            Self::Compress { .. } | Self::Order { .. } | Self::Task(_) => Class::Retry,
+            Self::Compress { .. } | Self::Order { .. } => Class::Retry,
+            Self::Task(_) | Self::CompressorGone => Class::Retry,
         }
     }
 

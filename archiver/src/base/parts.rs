@@ -1,15 +1,16 @@
 //! Pieces of a tar stream become parts: objects of up to 8 MiB, written while the next one fills.
 //!
 //! Enters: pieces, in order. Leaves: `<stream>.tar.zst.<number>` in the store, and what each one
-//! holds. Two frames are compressed at once, two parts are on their way, one fills: memory is at
-//! most three parts and four pieces, whatever the database's size and however slow the store is.
+//! holds. Two frames are compressed at once, one part is on its way while the next one fills: memory
+//! is two parts and a few pieces, whatever the database's size and however slow the store is.
 
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 
 use proto::archive::base::{TarPart, TarStream, WithinMember};
 use proto::archive::layout::Lineage;
@@ -24,8 +25,10 @@ use super::split::Piece;
 pub const PART_MAX: usize = 8 << 20;
 /// Raw bytes of a part, so that parts of zeros can be unpacked in parallel too.
 const PART_RAW_MAX: u64 = 64 << 20;
-const COMPRESSING_MAX: usize = 2;
-const UPLOADS_MAX: usize = 2;
+const COMPRESSORS: usize = 2;
+/// Beside the part that fills. Another one would cost eight more of the 64 MiB that the whole
+/// sidecar may take.
+const UPLOADS_MAX: usize = 1;
 
 /// Where a base's objects go.
 #[derive(Debug, Clone)]
@@ -38,6 +41,7 @@ pub struct Destination {
 }
 
 type Compressed = Result<(Piece, Vec<u8>), SegmentError>;
+type Job = (Piece, oneshot::Sender<Compressed>);
 
 /// The writer of one tar stream.
 #[derive(Debug)]
@@ -45,7 +49,9 @@ pub struct PartWriter {
     to: Destination,
     /// `base`, or the oid of a tablespace.
     name: String,
-    compressing: FuturesOrdered<JoinHandle<Compressed>>,
+    compressors: [mpsc::Sender<Job>; COMPRESSORS],
+    next_compressor: usize,
+    compressing: FuturesOrdered<oneshot::Receiver<Compressed>>,
     open: Option<OpenPart>,
     uploads: JoinSet<Result<BytesMut, BaseError>>,
     /// Buffers of parts that are stored, to be filled again.
@@ -63,9 +69,12 @@ struct OpenPart {
 
 impl PartWriter {
     pub fn new(to: Destination, name: String) -> Self {
+        let codec = to.codec;
         Self {
             to,
             name,
+            compressors: std::array::from_fn(|_| compressor(codec)),
+            next_compressor: 0,
             compressing: FuturesOrdered::new(),
             open: None,
             uploads: JoinSet::new(),
@@ -88,14 +97,14 @@ impl PartWriter {
     /// # Errors
     /// When the store or the compressor failed, for this piece or an earlier one.
     pub async fn push(&mut self, piece: Piece) -> Result<(), BaseError> {
-        while self.compressing.len() >= COMPRESSING_MAX {
+        while self.compressing.len() >= COMPRESSORS {
             self.append_next().await?;
         }
-        let codec = self.to.codec;
-        self.compressing.push_back(tokio::task::spawn_blocking(move || {
-            let frame = codec.compress(&piece.raw)?;
-            Ok((piece, frame))
-        }));
+        let (answer, compressed) = oneshot::channel();
+        let compressor = &self.compressors[self.next_compressor];
+        self.next_compressor = (self.next_compressor + 1) % COMPRESSORS;
+        compressor.send((piece, answer)).await.map_err(|_| BaseError::CompressorGone)?;
+        self.compressing.push_back(compressed);
         Ok(())
     }
 
@@ -120,7 +129,8 @@ impl PartWriter {
 
     async fn append_next(&mut self) -> Result<(), BaseError> {
         let Some(compressed) = self.compressing.next().await else { return Ok(()) };
-        let (piece, frame) = compressed?
+        let (piece, frame) = compressed
+            .map_err(|_| BaseError::CompressorGone)?
             .map_err(|source| BaseError::Compress { stream: self.name.clone(), source })?;
         if self.open.as_ref().is_some_and(|part| part.ends_before(&piece, frame.len())) {
             self.close_part().await?;
@@ -167,6 +177,20 @@ impl PartWriter {
         }
         Ok(())
     }
+}
+
+/// A thread that compresses until the sender is dropped. Each holds a context of some megabytes, so
+/// there are two and not one for every thread that happens to be free.
+fn compressor(codec: Codec) -> mpsc::Sender<Job> {
+    let (sender, mut jobs) = mpsc::channel::<Job>(1);
+    tokio::task::spawn_blocking(move || {
+        while let Some((piece, answer)) = jobs.blocking_recv() {
+            let frame = codec.compress(&piece.raw);
+            // Nobody waits for it when the base was given up.
+            let _ = answer.send(frame.map(|frame| (piece, frame)));
+        }
+    });
+    sender
 }
 
 impl OpenPart {

@@ -226,6 +226,8 @@ pub async fn start(
     writer: u64,
     stop: CancellationToken,
 ) -> Result<Running, PipelineError> {
+    // An error of this pipeline ends this pipeline, not the whole run.
+    let stop = stop.child_token();
     let (lineage, size) = (opened.lineage, opened.postgres.segment_bytes);
     let segmenter = Arc::new(WalSegments(size));
     let end: End = resume::find_end(&*ground.store, lineage, &opened.postgres).await?;
@@ -313,35 +315,24 @@ impl Running {
     ///
     /// # Errors
     /// The first contradiction.
-    pub async fn finish(mut self) -> Result<(), PipelineError> {
-        let first = tokio::select! {
-            done = &mut self.capture => flat(done),
-            done = &mut self.spool => flat(done),
-            done = &mut self.ship => flat(done),
-        };
-        if let Err(error) = first {
-            self.stop.cancel();
-            self.capture.abort();
-            self.spool.abort();
-            self.ship.abort();
-            return Err(error);
+    pub async fn finish(self) -> Result<(), PipelineError> {
+        let Self { state, stop, capture, spool, ship, index, .. } = self;
+        let aborts = [capture.abort_handle(), spool.abort_handle(), ship.abort_handle()];
+        let ended = ended(capture, spool, ship).await;
+        if ended.is_err() {
+            stop.cancel();
+            aborts.iter().for_each(tokio::task::AbortHandle::abort);
         }
-        // The capture has ended and dropped the ring: spool and ship end when they are through.
-        flat((&mut self.spool).await)?;
-        match tokio::time::timeout(LAST_TAIL, &mut self.ship).await {
-            Ok(done) => {
-                flat(done)?;
-                let _ = tokio::time::timeout(LAST_TAIL, &mut self.index).await;
-            }
-            Err(_) => {
-                self.ship.abort();
-                tracing::warn!(
-                    spool_bytes = self.state.level.bytes(),
-                    "the store did not take the last bytes in time; they stay in the spool"
-                );
-            }
+        if !ended? {
+            tracing::warn!(
+                spool_bytes = state.level.bytes(),
+                "the store did not take the last bytes in time; they stay in the spool"
+            );
+            aborts.iter().for_each(tokio::task::AbortHandle::abort);
         }
-        self.state.enter(Phase::Stopped);
+        // An index that is not made in time is made by whoever needs it.
+        let _ = tokio::time::timeout(LAST_TAIL, index).await;
+        state.enter(Phase::Stopped);
         Ok(())
     }
 
@@ -352,6 +343,53 @@ impl Running {
             position.is_some_and(|position| Lsn::from(position.offset) >= lsn)
         });
         reached.await.is_ok()
+    }
+}
+
+type Task<E> = tokio::task::JoinHandle<Result<(), E>>;
+
+/// Waits for all three, or for the first error. `false`: the store did not take the last bytes in
+/// time after the source had ended.
+async fn ended(
+    mut capture: Task<CaptureError>,
+    mut spool: Task<SpoolError>,
+    mut ship: Task<ShipError>,
+) -> Result<bool, PipelineError> {
+    let (mut spooled, mut shipped) = (false, false);
+    let mut why_closed = None;
+    let mut deadline = None;
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut spool, if !spooled => {
+                flat(done)?;
+                spooled = true;
+            }
+            done = &mut ship, if !shipped => {
+                flat(done)?;
+                shipped = true;
+            }
+            done = &mut capture, if deadline.is_none() => match flat(done) {
+                Ok(()) => deadline = Some(tokio::time::Instant::now() + LAST_TAIL),
+                // It says only that the others have ended: they know why.
+                Err(closed @ PipelineError::Capture(CaptureError::Pipeline(_))) => {
+                    why_closed = Some(closed);
+                    deadline = Some(tokio::time::Instant::now() + LAST_TAIL);
+                }
+                Err(error) => return Err(error),
+            },
+            () = at(deadline), if deadline.is_some() => return why_closed.map_or(Ok(false), Err),
+        }
+        if spooled && shipped && deadline.is_some() {
+            return why_closed.map_or(Ok(true), Err);
+        }
+    }
+}
+
+async fn at(deadline: Option<tokio::time::Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -10,7 +10,8 @@ use proto::archive::ledger::{self, Event};
 use proto::archive::{ArchiveError, identity::PostgresIdentity};
 use proto::clock::Clock;
 use proto::position::{Offset, Position};
-use proto::postgres::lsn::{SegmentId, Timeline};
+use proto::postgres::history::History;
+use proto::postgres::lsn::{Lsn, SegmentId, Timeline};
 use proto::segment::{FOOTER_READ, Footer, Hash, SegmentHead, TailKind};
 use proto::store::{Range, Store};
 
@@ -73,27 +74,57 @@ async fn open_segment(
         let first = SegmentId::containing(timeline, identity.first, size);
         return Ok(tailed.first().copied().unwrap_or(first));
     };
+    let first = first_segment(store, lineage, identity, timeline).await?;
     let mut open = last.next();
-    let lowest = last.number.saturating_sub(HOLES_LOOKED_FOR);
-    let lowest = if timeline == identity.first_timeline {
-        lowest.max(size.segment_of(identity.first))
-    } else {
-        lowest
-    };
-    let mut below = last.number;
-    while below > lowest {
-        below -= 1;
-        let id = SegmentId { timeline, number: below };
+    let lowest = last.number.saturating_sub(HOLES_LOOKED_FOR).max(first);
+    for number in (lowest..last.number).rev() {
+        let id = SegmentId { timeline, number };
         if store.head(&lineage.sealed(&SegmentName::postgres(id, size))).await?.is_none() {
-            // Either a hole, or the timeline begins behind it: then no tail of it exists.
-            if tailed.contains(&id) {
-                open = id;
-            } else {
-                break;
-            }
+            open = id;
         }
     }
     Ok(open)
+}
+
+/// The first segment of a timeline's unbroken log: behind its branch, and behind its last gap.
+async fn first_segment(
+    store: &dyn Store,
+    lineage: Lineage,
+    identity: &PostgresIdentity,
+    timeline: Timeline,
+) -> Result<u64, ArchiveError> {
+    let size = identity.segment_bytes;
+    let begun = if timeline == identity.first_timeline {
+        identity.first
+    } else {
+        branch_point(store, lineage, timeline).await?.unwrap_or(identity.first)
+    };
+    let entries = ledger::read(store, lineage).await?;
+    let behind_gap = entries.iter().filter_map(|entry| match &entry.event {
+        Event::Gap { to, .. } if Timeline::from(to.epoch) == timeline => Some(Lsn::from(to.offset)),
+        _ => None,
+    });
+    Ok(size.segment_of(behind_gap.fold(begun, Lsn::max)))
+}
+
+/// Where a timeline left its parent, by its archived history file.
+async fn branch_point(
+    store: &dyn Store,
+    lineage: Lineage,
+    timeline: Timeline,
+) -> Result<Option<Lsn>, ArchiveError> {
+    let key = lineage.history(timeline);
+    match store.get(&key, Range::All).await {
+        Ok(raw) => {
+            let history = History::parse(timeline, raw).map_err(|error| {
+                let source = serde::de::Error::custom(error);
+                ArchiveError::Json { key, source }
+            })?;
+            Ok(history.branch().map(|branch| branch.at))
+        }
+        Err(error) if error.is_absent() => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The hash of the segment before `open`, on its own timeline or on an ancestor's.

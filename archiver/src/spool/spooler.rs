@@ -170,6 +170,10 @@ impl Spooler {
     /// # Errors
     /// [`SpoolError`]; what was flushed before stays valid.
     pub async fn run(mut self) -> Result<(), SpoolError> {
+        // What an earlier run left goes on its way, whether the source is there or not.
+        if let Some(open) = &self.open {
+            self.announce(open, false);
+        }
         loop {
             let flush_at = self.flush_at;
             tokio::select! {

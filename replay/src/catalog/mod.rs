@@ -12,6 +12,7 @@ mod path;
 pub mod read;
 mod end;
 mod index;
+mod reindex;
 mod view;
 
 pub use end::{Commit, LogEnd, Window};
@@ -20,6 +21,7 @@ pub(crate) use load::describe;
 pub use log::{Stored, TimelineLog};
 pub use path::{Located, LogPath, LogRange};
 pub use patient::PatientStore;
+pub use reindex::Reindexed;
 pub use view::ArchiveView;
 
 use std::collections::BTreeMap;

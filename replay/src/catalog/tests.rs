@@ -184,3 +184,67 @@ async fn a_place_without_an_archive_is_said_to_be_one() {
     let Err(CatalogError::NoLineage { found, .. }) = open else { panic!("{open:?}") };
     assert_eq!(found, [1]);
 }
+
+#[tokio::test]
+async fn indexes_are_made_once_and_answer_as_the_log_does() {
+    use crate::find::LogView;
+    let (archive, _) = whole().await;
+    let catalog = archive.catalog().await;
+    let before = catalog.view(catalog.path(), |_| true).await.expect("readable");
+    assert!(before.segments().iter().all(|piece| piece.ends.is_none()));
+    let done = catalog.reindex(&*archive.store, |_, _| ()).await.expect("writable");
+    assert_eq!((done.segments, done.made, done.unreadable.len()), (5, 4, 0));
+    let again = catalog.reindex(&*archive.store, |_, _| ()).await.expect("writable");
+    assert_eq!(again.made, 0);
+    // A damaged one is made again.
+    let key = catalog.index_key(id(3));
+    archive.damage(&key, 30);
+    let again = catalog.reindex(&*archive.store, |_, _| ()).await.expect("writable");
+    assert_eq!(again.made, 1);
+
+    let view = catalog.view(catalog.path(), |_| true).await.expect("readable");
+    for piece in view.segments() {
+        let events = view.events(piece).await.expect("readable");
+        assert_eq!(events.len(), 1, "a commit a segment");
+        let indexed = piece.ends.map(|ends| ends.commits);
+        assert_eq!(indexed, (piece.number < 6).then_some(1), "the open one has no index");
+    }
+}
+
+#[tokio::test]
+async fn an_event_that_spans_segments_belongs_to_the_one_in_which_it_ends() {
+    use crate::find::LogView;
+    let archive = Archive::begun(2).await;
+    let mut wal = Wal::new(ONE, 2);
+    wal.commit(100, at(10));
+    let stop = wal.position();
+    // A record over three segments, and a commit over the next boundary.
+    wal.noise(2_300_000);
+    let room = size().start_of(5).since(wal.position()).0;
+    wal.noise(usize::try_from(room).expect("small") - 3200);
+    let short = size().start_of(5).since(wal.position()).0;
+    assert!((40..8000).contains(&short), "{short} bytes are left");
+    wal.noise(usize::try_from(short).expect("small") - 24 - 24 - 8);
+    let commit = wal.commit(101, at(20));
+    assert!(commit.start < size().start_of(5) && commit.end > size().start_of(5), "{commit:?}");
+    wal.commit(102, at(30));
+    archive.log(&wal, Hash::NONE).await;
+    archive.base("20261120T140011Z", size().start_of(2), stop, at(11)).await;
+    for indexed in [false, true] {
+        let catalog = archive.catalog().await;
+        if indexed {
+            catalog.reindex(&*archive.store, |_, _| ()).await.expect("writable");
+        }
+        let view = catalog.view(catalog.path(), |_| true).await.expect("readable");
+        let mut counts = Vec::new();
+        for piece in view.segments() {
+            counts.push(view.events(piece).await.expect("readable").len());
+        }
+        assert_eq!(counts, [1, 0, 0, 2], "indexed: {indexed}");
+        let record = view.record_from(commit.start).await.expect("readable");
+        assert_eq!(record, Some(commit));
+        // The long one begins in the first segment and ends in the third.
+        let long = view.record_from(stop).await.expect("readable").expect("it is whole");
+        assert!(long.end > size().start_of(4), "{long:?}");
+    }
+}

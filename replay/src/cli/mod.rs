@@ -9,6 +9,8 @@ mod config;
 mod show;
 mod status;
 mod list;
+mod plan;
+mod reindex;
 mod verify;
 
 pub use args::{Cli, Command, Global, RestoreArgs, TargetArgs};
@@ -77,7 +79,9 @@ async fn execute(cli: Cli) -> Result<Outcome, CliError> {
         Command::Status(args) => status::run(&context, &args).await,
         Command::List => list::run(&context).await,
         Command::Verify(args) => verify::run(&context, &args).await,
-        Command::Plan(_) | Command::Restore(_) | Command::Reindex | Command::WalFetch { .. } => {
+        Command::Plan(args) => plan::run(&context, &args).await,
+        Command::Reindex => reindex::run(&context).await,
+        Command::Restore(_) | Command::WalFetch { .. } => {
             Err(CliError::new(Code::Failed, "not built in", "use another version"))
         }
     }
@@ -85,14 +89,17 @@ async fn execute(cli: Cli) -> Result<Outcome, CliError> {
 
 impl Context {
     pub async fn catalog(&self) -> Result<Catalog, CliError> {
-        let Some(archive) = &self.global.archive else {
-            return Err(CliError::new(
+        Ok(Catalog::open(self.archive()?, self.global.lineage).await?)
+    }
+
+    fn archive(&self) -> Result<&str, CliError> {
+        self.global.archive.as_deref().ok_or_else(|| {
+            CliError::new(
                 Code::Missing,
                 "no archive is given",
                 "give --archive URL, PITR_ARCHIVE, or `archive = …` in the file of --config",
-            ));
-        };
-        Ok(Catalog::open(archive, self.global.lineage).await?)
+            )
+        })
     }
 
     fn now(&self) -> proto::timestamp::Timestamp {

@@ -210,3 +210,73 @@ async fn verify_names_each_finding() {
     1 FINDING: 4 segments, 3 tails, 1 bases with 1 objects, 0 indexes: structure only; --read-data reads every byte
     ");
 }
+
+async fn planned(archive: &Archive, line: &str) -> Result<String, super::CliError> {
+    let super::Command::Plan(args) = understood(line).command else { panic!("another command") };
+    let wanted = super::plan::wanted(&args, at(200), |_| None)?;
+    let plan = crate::plan::make(&archive.catalog().await, &wanted, at(200)).await?;
+    Ok(shown(archive, &plan.summary()))
+}
+
+async fn plan_refused(archive: &Archive, line: &str) -> super::CliError {
+    planned(archive, line).await.expect_err(line)
+}
+
+#[tokio::test]
+async fn plan_of_a_time_in_the_middle() {
+    let (archive, _) = whole().await;
+    let text = planned(&archive, "pitr plan --at 2026-11-20T15:00:45+01:00").await;
+    insta::assert_snapshot!(text.expect("a plan"), @"
+    target     --at 2026-11-20T14:00:45.000000Z
+    stops      before the record at 0/00500028 on timeline 1
+    last kept  transaction 104 at 2026-11-20T14:00:40.000000Z (LSN 0/00400028)
+    left out   transaction 105 at 2026-11-20T14:00:50.000000Z (LSN 0/00500028)
+    base       20261120T140016Z (finished 2026-11-20T14:00:21.000000Z, PostgreSQL 15)
+    log        4 segments, 000000010000000000000002 to 000000010000000000000005; frozen at 0/00600C28
+    fetch      17.8 KiB (23 B base, 17.8 KiB log); disk 4.0 MiB and what the database grows by
+    archive    /archive  lineage 1  cluster 7412345678901234567
+    ");
+}
+
+#[tokio::test]
+async fn plan_refuses_what_cannot_be_restored_and_names_the_nearest() {
+    let (archive, _) = whole().await;
+    for (line, exit) in [
+        ("pitr plan --at 2026-11-20T14:00:01Z", super::Exit::NotRestorable),
+        ("pitr plan --at 2030-01-01T00:00:00Z", super::Exit::NotRestorable),
+        ("pitr plan --at-name nobody", super::Exit::NotRestorable),
+        ("pitr plan --at-xid 99", super::Exit::NotRestorable),
+        ("pitr plan --latest --base nothing", super::Exit::NotRestorable),
+        ("pitr plan --at 2026-11-20T14:00:45", super::Exit::Usage),
+        ("pitr plan --at-lsn x", super::Exit::Usage),
+        ("pitr plan", super::Exit::Usage),
+    ] {
+        let error = plan_refused(&archive, line).await;
+        assert_eq!(error.exit(), exit, "{line}: {error}");
+    }
+    let late = plan_refused(&archive, "pitr plan --at 2026-11-20T14:02:00Z").await;
+    insta::assert_snapshot!(late, @"
+    error PITR-N001: 2026-11-20T14:02:00.000000Z is later than what is archived: complete up to 2026-11-20T14:01:58.000000Z, LSN 0/00600C28; the latest before it is 2026-11-20T14:01:58.000000Z (LSN 0/00600C28)
+      next: --latest restores the newest moment; `pitr status` tells the lag
+    ");
+    let early = plan_refused(&archive, "pitr plan --at 2026-11-20T14:00:01Z").await;
+    insta::assert_snapshot!(early, @"
+    error PITR-N001: 2026-11-20T14:00:01.000000Z lies before the first moment that a base can be replayed to; the earliest after it is 2026-11-20T14:00:21.000000Z (LSN 0/00200050)
+      next: give one of the moments named; `pitr list` shows all windows
+    ");
+}
+
+#[test]
+fn a_time_before_now_is_recorded_as_the_moment_that_it_is() {
+    let super::Command::Plan(args) = understood("pitr plan --at -15m").command else {
+        panic!("another command")
+    };
+    let wanted = super::plan::wanted(&args, at(0), |_| None).expect("a moment");
+    assert_eq!(wanted.asked, "--at 2026-11-20T13:45:00.000000Z (-15m)");
+}
+
+#[test]
+fn a_word_is_quoted_as_a_shell_takes_it() {
+    assert_eq!(super::plan::quoted("s3://b/p"), "s3://b/p");
+    assert_eq!(super::plan::quoted("before it's late"), r"'before it'\''s late'");
+}

@@ -35,6 +35,9 @@ pub struct SourceError {
 pub enum BaseError {
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// Nothing was begun.
+    #[error("the archive is of cluster {archived}, and the server is {found}")]
+    WrongCluster { archived: String, found: String },
     #[error("the tar stream of {stream}")]
     Split {
         stream: String,
@@ -89,6 +92,7 @@ impl BaseError {
     pub fn class(&self) -> Class {
         match self {
             Self::Source(error) => error.class,
+            Self::WrongCluster { .. } => Class::Config,
             Self::Store(error) => of_store(error.class()),
             Self::Archive(error) => of_store(error.class()),
             Self::Log(error) => error.class(),

@@ -12,13 +12,13 @@ use proto::archive::layout::Lineage;
 use proto::archive::{ArchiveError, ends};
 use proto::clock::Clock;
 use proto::position::ByteCount;
+use proto::postgres::lsn::SegmentSize;
 use proto::store::Store;
 
 use super::durable::ArchivedLog;
-use super::error::{BaseError, SourceError};
+use super::error::BaseError;
 use super::postgres::PostgresSource;
 use super::progress::Progress;
-use super::source::Source;
 use super::writer::{BaseOptions, take};
 use crate::source::postgres::ConnectOptions;
 
@@ -28,19 +28,10 @@ pub enum JoinError {
     /// Nothing was begun.
     #[error("{address} holds no archive yet: the first pitrd run makes one")]
     NoArchive { address: String },
-    /// Nothing was begun.
-    #[error("the archive is of cluster {archived}, and the server is {found}")]
-    WrongCluster { archived: String, found: String },
     #[error(transparent)]
     Archive(#[from] ArchiveError),
     #[error(transparent)]
     Base(#[from] BaseError),
-}
-
-impl From<SourceError> for JoinError {
-    fn from(error: SourceError) -> Self {
-        Self::Base(error.into())
-    }
 }
 
 /// Takes a base into the archive's newest lineage, whose log somebody else writes.
@@ -55,13 +46,9 @@ pub async fn join(
 ) -> Result<Complete, JoinError> {
     let (lineage, identity) = newest(&*store).await?;
     let mut source = PostgresSource::new(source);
-    let facts = source.facts().await?;
-    if identity.cluster != facts.system_identifier {
-        let (archived, found) = (identity.cluster, facts.system_identifier);
-        return Err(JoinError::WrongCluster { archived, found });
-    }
+    let size = identity.postgres().map_or(SegmentSize::DEFAULT, |postgres| postgres.segment_bytes);
     let log_store = store.clone();
-    let log = ArchivedLog::new(&*log_store, lineage, facts.segment_size);
+    let log = ArchivedLog::new(&*log_store, lineage, size);
     Ok(take(&mut source, store, lineage, &log, options, clock).await?)
 }
 

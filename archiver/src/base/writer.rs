@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use proto::archive::base::{Complete, DamagedPage, ObjectRef, PostgresBase, TarStream};
+use proto::archive::ends;
 use proto::archive::identity::FORMAT_VERSION;
 use proto::archive::layout::Lineage;
 use proto::archive::ledger::{self, Event as LedgerEvent};
@@ -82,6 +83,12 @@ async fn take_unboxed(
     clock: &dyn Clock,
 ) -> Result<Complete, BaseError> {
     let facts = source.facts().await?;
+    if let Some(identity) = ends::identity(&*store, lineage).await?
+        && identity.cluster != facts.system_identifier
+    {
+        let (archived, found) = (identity.cluster, facts.system_identifier);
+        return Err(BaseError::WrongCluster { archived, found });
+    }
     let started = source.clock().await?;
     let label = options.label.clone();
     let request = Request { label, checkpoint: options.checkpoint, max_rate: options.max_rate };

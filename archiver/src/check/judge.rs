@@ -7,6 +7,7 @@ use proto::store::{self, StoreError};
 
 use super::ask::{ArchiveFacts, Count, ServerFacts};
 use super::{Level, Line};
+use crate::cli::Exit;
 use crate::source::postgres::{Class, Error, SyncState, WalStatus};
 
 const VERSIONS: std::ops::RangeInclusive<u32> = 14..=18;
@@ -17,17 +18,14 @@ const CONNECTION: &str = "connection";
 const STORE: &str = "store";
 const IDENTITY: &str = "identity";
 
-/// The exit code that says what the lines say (DESIGN §7).
-pub fn exit(lines: &[Line]) -> u8 {
-    const CONFIG: u8 = 3;
-    const WRONG_CLUSTER: u8 = 6;
-    const UNREACHABLE: u8 = 8;
+/// The exit code that says what the lines say.
+pub fn exit(lines: &[Line]) -> Exit {
     let failed = |check: &str| lines.iter().any(|l| l.level == Level::Fail && l.check == check);
     match () {
-        () if lines.iter().all(|line| line.level < Level::Fail) => 0,
-        () if failed(IDENTITY) => WRONG_CLUSTER,
-        () if failed(CONNECTION) || failed(STORE) => UNREACHABLE,
-        () => CONFIG,
+        () if lines.iter().all(|line| line.level < Level::Fail) => Exit::Done,
+        () if failed(IDENTITY) => Exit::WrongCluster,
+        () if failed(CONNECTION) || failed(STORE) => Exit::Unreachable,
+        () => Exit::Config,
     }
 }
 
@@ -287,9 +285,9 @@ mod tests {
         let ok = Line::ok("a", "");
         let warn = Line::warn("b", "", "");
         let fail = |check| Line::fail(check, "", "");
-        assert_eq!(exit(&[ok.clone(), warn.clone()]), 0);
-        assert_eq!(exit(&[ok.clone(), fail("wal_level")]), 3);
-        assert_eq!(exit(&[fail(CONNECTION), fail("wal_level")]), 8);
-        assert_eq!(exit(&[ok, warn, fail(IDENTITY), fail(STORE)]), 6);
+        assert_eq!(exit(&[ok.clone(), warn.clone()]), Exit::Done);
+        assert_eq!(exit(&[ok.clone(), fail("wal_level")]), Exit::Config);
+        assert_eq!(exit(&[fail(CONNECTION), fail("wal_level")]), Exit::Unreachable);
+        assert_eq!(exit(&[ok, warn, fail(IDENTITY), fail(STORE)]), Exit::WrongCluster);
     }
 }

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use proto::store::{Access, url};
 
+use crate::cli::Exit;
 use crate::source::postgres::{ConnectOptions, SlotName};
 pub use ask::{ArchiveFacts, ServerFacts};
 
@@ -59,11 +60,11 @@ impl Line {
 }
 
 /// Everything that was found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
     pub lines: Vec<Line>,
     /// The exit code that says the same.
-    pub exit: u8,
+    pub exit: Exit,
 }
 
 /// Asks both sides and judges what they say. Never fails: what cannot be asked is a line.
@@ -115,6 +116,7 @@ impl Report {
     /// # Errors
     /// When `out` fails.
     pub fn write_json(&self, out: &mut dyn Write) -> io::Result<()> {
-        out.write_all(&proto::archive::to_json(self))
+        let json = serde_json::json!({ "lines": self.lines, "exit": self.exit as u8 });
+        out.write_all(&proto::archive::to_json(&json))
     }
 }

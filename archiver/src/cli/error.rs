@@ -65,6 +65,7 @@ codes! {
     NoFreeSlot "PITRD-C006" Config "the server has no free replication slot or walsender";
     WalLevel "PITRD-C007" Config "the server's settings do not allow physical replication";
     SlotInUse "PITRD-R001" Refused "another program uses the replication slot";
+    NoArchive "PITRD-R002" Refused "the archive is empty: nothing can join it";
     WrongCluster "PITRD-W001" WrongCluster "the archive is of another cluster";
     WrongTimeline "PITRD-W002" WrongCluster "the server's timeline does not continue the archive's";
     Diverged "PITRD-W003" WrongCluster "the server's log differs from the archived log";
@@ -72,8 +73,10 @@ codes! {
     Conflict "PITRD-F002" WrongCluster "the archive holds other bytes under the same name";
     SourceAway "PITRD-S001" Unreachable "the database does not answer";
     StoreAway "PITRD-S002" Unreachable "the store does not answer";
+    NoLog "PITRD-S003" Failed "the log that a base needs does not become durable";
     Spool "PITRD-D001" Failed "the spool's disk fails";
     Damaged "PITRD-D002" Failed "something in the archive is damaged";
+    Interrupted "PITRD-I001" Interrupted "stopped by a signal before it was done";
     Failed "PITRD-X001" Failed "something failed that has no code of its own";
 }
 

@@ -9,7 +9,8 @@ mod config;
 mod run;
 mod once;
 mod writer;
-
+mod base;
+mod check;
 mod point;
 
 pub use args::{Cli, Command};
@@ -53,19 +54,20 @@ pub fn run(arguments: Vec<OsString>) -> Exit {
         }
     };
     match done {
-        Ok(()) => Exit::Done,
+        Ok(exit) => exit,
         Err(error) => fail(&error, json),
     }
 }
 
-async fn execute(cli: Cli) -> Result<(), CliError> {
+async fn execute(cli: Cli) -> Result<Exit, CliError> {
     match cli.command {
-        Command::Run(args) if args.once => once::run(&args).await,
-        Command::Run(args) => run::run(&args).await,
-
-        Command::Base(_) | Command::Check(_) => Err(CliError::new(Code::Failed, "soon", "wait")),
-        Command::Point(args) => point::run(&cli.global, &args).await,
+        Command::Run(args) if args.once => once::run(&args).await?,
+        Command::Run(args) => run::run(&args).await?,
+        Command::Base(args) => base::run(&cli.global, &args).await?,
+        Command::Check(args) => return check::run(&cli.global, &args).await,
+        Command::Point(args) => point::run(&cli.global, &args).await?,
     }
+    Ok(Exit::Done)
 }
 
 enum Parsed {

@@ -2,6 +2,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use archiver::check::{Level, Report, check};
+use archiver::cli::Exit;
 use archiver::source::postgres::{ConnectOptions, Environment};
 use proto::archive::identity::{FORMAT_VERSION, Identity};
 use proto::segment::Engine;
@@ -42,7 +43,7 @@ async fn check_finds_what_is_wrong_before_it_matters() -> Result<()> {
         let cluster = Cluster::builder(major).checksums(true).start()?;
         let folder = Folder::new("check")?;
         let good = report(&cluster, folder.path()).await?;
-        assert_eq!(good.exit, 0, "{good:?}");
+        assert_eq!(good.exit, Exit::Done, "{good:?}");
         assert_eq!(level(&good, "max_slot_wal_keep_size"), Level::Warn);
         for check in ["connection", "version", "wal_level", "slot", "walsenders", "store"] {
             assert_eq!(level(&good, check), Level::Ok, "{check}");
@@ -53,7 +54,7 @@ async fn check_finds_what_is_wrong_before_it_matters() -> Result<()> {
         let store = FolderStore::open(folder.path(), Access::ReadWrite).await?;
         put_identity(&store, "42").await?;
         let wrong = report(&cluster, folder.path()).await?;
-        assert_eq!(wrong.exit, 6);
+        assert_eq!(wrong.exit, Exit::WrongCluster);
         assert_eq!(level(&wrong, "identity"), Level::Fail);
         assert_eq!(level(&wrong, "synchronous_standby_names"), Level::Warn);
         assert_eq!(level(&wrong, "max_slot_wal_keep_size"), Level::Ok);
@@ -69,6 +70,6 @@ async fn check_tells_of_a_server_that_cannot_be_archived() -> Result<()> {
         .start()?;
     let folder = Folder::new("check")?;
     let report = report(&cluster, folder.path()).await?;
-    assert_eq!((level(&report, "slot"), report.exit), (Level::Fail, 3));
+    assert_eq!((level(&report, "slot"), report.exit), (Level::Fail, Exit::Config));
     Ok(())
 }

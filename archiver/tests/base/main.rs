@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use archiver::base::{
-    BaseOptions, Class, DurableLog, JoinError, LogError, Needed, PostgresSource, Progress, Source,
-    join, take,
+    BaseError, BaseOptions, Class, DurableLog, JoinError, LogError, Needed, PostgresSource,
+    Progress, Source, join, take,
 };
 use archiver::source::postgres::{ConnectOptions, Environment};
 use async_trait::async_trait;
@@ -171,6 +171,6 @@ async fn a_base_joins_an_archive_only_of_its_own_cluster() -> Result<()> {
     assert!(matches!(error, JoinError::NoArchive { .. }), "{error:?}");
     check::put_identity(&*store, "42").await?;
     let error = again().await.expect_err("another cluster");
-    assert!(matches!(error, JoinError::WrongCluster { .. }), "{error:?}");
+    assert!(matches!(error, JoinError::Base(BaseError::WrongCluster { .. })), "{error:?}");
     Ok(())
 }

@@ -1,0 +1,107 @@
+//! `pitrd base`: takes one base into an archive that a running `pitrd run` keeps.
+
+use std::io::{IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use proto::archive::ArchiveError;
+use proto::clock::SystemClock;
+use proto::store::{Access, url};
+
+use super::args::{BaseArgs, CheckpointArg, Global};
+use super::error::{CliError, Code, archive_error, source_error};
+use crate::base::{
+    BaseError, BaseOptions, Checkpoint, JoinError, OnProgress, Progress, join, progress_line, tell,
+};
+use crate::source::postgres as pg;
+
+pub(super) async fn run(global: &Global, args: &BaseArgs) -> Result<(), CliError> {
+    let (source, address) = (args.source.options()?, args.archive.address()?);
+    let stop = super::run::stop_on_signals()?;
+    let store = url::open(address, Access::ReadWrite)
+        .await
+        .map_err(|error| archive_error(&ArchiveError::Store(error)))?;
+    let options = BaseOptions {
+        label: args.label.clone(),
+        checkpoint: match args.checkpoint {
+            CheckpointArg::Fast => Checkpoint::Fast,
+            CheckpointArg::Spread => Checkpoint::Spread,
+        },
+        max_rate: args.base_rate,
+        codec: args.compression,
+        progress: Some(on_stderr()),
+        ..BaseOptions::default()
+    };
+    let clock = SystemClock::new();
+    let taken = tokio::select! {
+        taken = Box::pin(join(source, store, &options, &clock)) => taken,
+        () = stop.cancelled() => {
+            let what = "stopped before the base was complete";
+            let next = "run it again: a base without its complete.json does not exist";
+            return Err(CliError::new(Code::Interrupted, what, next));
+        }
+    };
+    let complete = taken.map_err(|error| error_of(&error))?;
+    tell(&complete, global.json, &mut std::io::stdout().lock())
+        .map_err(|error| CliError::caused(Code::Failed, &error, "is standard output open?"))
+}
+
+fn error_of(error: &JoinError) -> CliError {
+    match error {
+        JoinError::NoArchive { .. } => CliError::caused(
+            Code::NoArchive,
+            error,
+            "run `pitrd run` on it: it begins the archive and takes the first base by itself",
+        ),
+        JoinError::Archive(archive) => archive_error(archive),
+        JoinError::Base(base) => base_error(base),
+    }
+}
+
+fn base_error(error: &BaseError) -> CliError {
+    match error {
+        BaseError::Source(source) => match source.source.downcast_ref::<pg::Error>() {
+            Some(source) => source_error(source),
+            None => CliError::caused(Code::Failed, error, "see the server's log"),
+        },
+        BaseError::WrongCluster { .. } => {
+            CliError::caused(Code::WrongCluster, error, "give the --archive of this cluster")
+        }
+        BaseError::Archive(archive) => archive_error(archive),
+        BaseError::Log(log) => CliError::caused(
+            Code::NoLog,
+            log,
+            "is `pitrd run` running beside this server, with this archive? `pitr status` shows its lag",
+        ),
+        BaseError::Store(store) => match store.class() {
+            proto::store::Class::Config => CliError::caused(
+                Code::Store,
+                error,
+                "correct the credentials or the bucket's policy (create, read and list are needed)",
+            ),
+            _ => CliError::caused(Code::StoreAway, error, "check that the store can be reached"),
+        },
+        _ => CliError::caused(Code::Failed, error, "run it again; see the log above"),
+    }
+}
+
+/// A line that renews itself on a terminal, and a line every ten seconds elsewhere.
+fn on_stderr() -> OnProgress {
+    const PLAIN_EVERY: u64 = 10;
+    let terminal = std::io::stderr().is_terminal();
+    let count = AtomicU64::new(0);
+    Arc::new(move |progress: Progress| {
+        let line = progress_line(&progress);
+        let nth = count.fetch_add(1, Ordering::Relaxed);
+        let mut stderr = std::io::stderr().lock();
+        // Nobody to tell when standard error is closed.
+        let _ = if terminal {
+            let end = if progress.waiting_for_log { "\n" } else { "" };
+            write!(stderr, "\r\x1b[K{line}{end}")
+        } else if progress.waiting_for_log || nth.is_multiple_of(PLAIN_EVERY) {
+            writeln!(stderr, "{line}")
+        } else {
+            Ok(())
+        };
+    })
+}

@@ -6,7 +6,9 @@
 
 pub mod segmenter;
 pub mod file;
+pub mod event;
 pub mod spooler;
+mod compare;
 pub mod recover;
 pub mod read;
 pub mod level;
@@ -15,7 +17,8 @@ pub mod probe;
 mod error;
 
 pub use error::SpoolError;
+pub use event::{OpenState, SpoolEvent};
 pub use file::{FrameRange, OpenFile, SealedFile};
 pub use level::SpoolLevel;
 pub use segmenter::{Segmenter, Slot, WalSegments};
-pub use spooler::{OpenState, SpoolEvent, SpoolSetup, SpoolStart, Spooler};
+pub use spooler::{SpoolSetup, SpoolStart, Spooler};

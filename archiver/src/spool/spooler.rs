@@ -14,19 +14,19 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
 use proto::disk::Disk;
 use proto::position::{Epoch, Offset, Position};
-use proto::segment::{
-    Codec, FRAME_RAW, Frame, Hash, RunningHash, SegmentError, SegmentHead, Watermark,
-};
+use proto::segment::{Codec, FRAME_RAW, Frame, Hash, SegmentError, SegmentHead, Watermark};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::SpoolError;
+use super::compare::Compare;
+use super::event::{OpenState, SpoolEvent};
 use super::file::{OpenFile, SealedFile};
 use super::level::SpoolLevel;
 use super::probe::FrameProbe;
 use super::segmenter::{Segmenter, Slot};
-use crate::ring::{EpochChange, Item, RingReceiver};
+use crate::ring::{Item, RingReceiver};
 
 /// Frames that may be in compression at once: as many as there are cores to use.
 const COMPRESS_AHEAD: usize = 4;
@@ -34,42 +34,6 @@ const COMPRESS_AHEAD: usize = 4;
 const SEALING_MAX: usize = 3;
 /// How long the first new byte waits for company when nothing was flushed lately.
 const COALESCE: Duration = Duration::from_millis(5);
-
-/// What the ship stage learns, in order.
-#[derive(Debug)]
-pub enum SpoolEvent {
-    /// The open segment is on disk up to here.
-    Flushed(OpenState),
-    /// A segment is whole on disk.
-    Sealed(SealedFile),
-    /// The source is idle: everything up to the state's mark was flushed before.
-    Idle(OpenState),
-    /// Must be in the store before anything that follows is acknowledged.
-    Object { key: proto::store::Key, bytes: Bytes },
-    /// What follows does not continue what came before (a gap): begin the order anew.
-    Skipped { from: Position },
-}
-
-/// The open segment as far as it is fsynced.
-#[derive(Debug, Clone)]
-pub struct OpenState {
-    pub slot: Slot,
-    pub head: SegmentHead,
-    pub path: PathBuf,
-    pub raw_len: u64,
-    pub file_len: u64,
-    pub hash: Hash,
-    /// What the source has proved, not beyond these bytes.
-    pub mark: Option<Watermark>,
-    /// Whether somebody waits for this flush (a shutdown, `--once`).
-    pub urgent: bool,
-}
-
-impl OpenState {
-    pub const fn end(&self) -> Offset {
-        Offset(self.slot.start.0 + self.raw_len)
-    }
-}
 
 /// What does not change while a spool lives.
 #[derive(Debug, Clone)]
@@ -110,30 +74,20 @@ struct Cut {
     urgent: bool,
 }
 
-/// Bytes that must be the same as ones that are held: sent again after a reconnect (and dropped
-/// here), or copied by a new epoch from the one before it (and kept).
-#[derive(Debug)]
-struct Compare {
-    hash: RunningHash,
-    until: Offset,
-    expected: Hash,
-    keep: bool,
-}
-
 #[derive(Debug)]
 pub struct Spooler {
-    setup: SpoolSetup,
+    pub(super) setup: SpoolSetup,
     ring: RingReceiver,
     events: mpsc::UnboundedSender<SpoolEvent>,
-    epoch: Epoch,
-    next: Offset,
-    previous: Hash,
-    open: Option<OpenFile>,
+    pub(super) epoch: Epoch,
+    pub(super) next: Offset,
+    pub(super) previous: Hash,
+    pub(super) open: Option<OpenFile>,
     pending: BytesMut,
     working: FuturesOrdered<JoinHandle<Compressed>>,
     cuts: std::collections::VecDeque<Cut>,
     sealing: FuturesOrdered<JoinHandle<Result<Seal, SpoolError>>>,
-    compare: Option<Compare>,
+    pub(super) compare: Option<Compare>,
     flush_at: Option<Instant>,
     last_flush: Option<Instant>,
     mark: Option<Watermark>,
@@ -289,7 +243,7 @@ impl Spooler {
     }
 
     /// Everything handed on so far goes to disk and is announced.
-    async fn flush(&mut self, urgent: bool) -> Result<(), SpoolError> {
+    pub(super) async fn flush(&mut self, urgent: bool) -> Result<(), SpoolError> {
         self.flush_at = None;
         self.last_flush = Some(Instant::now());
         if !self.pending.is_empty() {
@@ -306,7 +260,7 @@ impl Spooler {
         Ok(())
     }
 
-    async fn drain(&mut self) -> Result<(), SpoolError> {
+    pub(super) async fn drain(&mut self) -> Result<(), SpoolError> {
         while !self.working.is_empty() {
             self.append_next().await?;
         }
@@ -314,7 +268,7 @@ impl Spooler {
     }
 
     /// Waits until at most `rest` segments are being sealed.
-    async fn drain_sealing(&mut self, rest: usize) -> Result<(), SpoolError> {
+    pub(super) async fn drain_sealing(&mut self, rest: usize) -> Result<(), SpoolError> {
         while self.sealing.len() > rest {
             let done = self.sealing.next().await.ok_or(SpoolError::Worker)?;
             self.sealed(done)?;
@@ -379,7 +333,7 @@ impl Spooler {
     }
 
     /// Seals a segment beside the frames that follow it.
-    async fn seal(&mut self, open: OpenFile, partial: bool) -> Result<(), SpoolError> {
+    pub(super) async fn seal(&mut self, open: OpenFile, partial: bool) -> Result<(), SpoolError> {
         self.drain_sealing(SEALING_MAX - 1).await?;
         if !partial {
             self.previous = open.segment.hash();
@@ -445,89 +399,6 @@ impl Spooler {
     fn send(&self, event: SpoolEvent) {
         // Nobody listens any more only when the whole pipeline is being taken down.
         let _ = self.events.send(event);
-    }
-
-    /// A new connection sends from a segment's start: what is held is compared, not stored twice.
-    async fn resume(&mut self, from: Offset) -> Result<(), SpoolError> {
-        self.compare = None;
-        self.flush(false).await?;
-        self.drain().await?;
-        if from == self.next {
-            return Ok(());
-        }
-        match &self.open {
-            Some(open) if open.slot.start == from => {
-                self.compare = Some(Compare {
-                    hash: RunningHash::default(),
-                    until: self.next,
-                    expected: open.segment.hash(),
-                    keep: false,
-                });
-                Ok(())
-            }
-            _ => Err(SpoolError::Discontinuous { expected: self.next, found: from }),
-        }
-    }
-
-    /// Takes the bytes that were held before off the front of `bytes` and returns where the rest
-    /// begins (everything, when they are to be kept).
-    fn compare(&mut self, start: Offset, bytes: &mut Bytes) -> Result<Offset, SpoolError> {
-        let Some(compare) = &mut self.compare else { return Ok(start) };
-        let again = compare.until.since(start).0.min(bytes.len() as u64);
-        let len = usize::try_from(again).expect("at most bytes.len()");
-        compare.hash.update(&bytes[..len]);
-        let reached = Offset(start.0 + again);
-        let at = if compare.keep {
-            start
-        } else {
-            let _ = bytes.split_to(len);
-            reached
-        };
-        if reached >= compare.until {
-            let (expected, found) = (compare.expected, compare.hash.now());
-            self.compare = None;
-            if expected != found {
-                let at = Position::new(self.epoch, reached);
-                return Err(SpoolError::Diverged { at, expected, found });
-            }
-        }
-        Ok(at)
-    }
-
-    async fn seal_partial(&mut self) -> Result<(), SpoolError> {
-        match self.open.take() {
-            Some(open) if open.segment.raw_len() > 0 => self.seal(open, true).await,
-            _ => Ok(()),
-        }
-    }
-
-    /// Ends this epoch's log with a partial segment and begins the next epoch's. The new segment
-    /// begins with a copy of the old one's bytes up to the branch: they must be the same.
-    async fn change_epoch(&mut self, change: EpochChange) -> Result<(), SpoolError> {
-        self.flush(true).await?;
-        self.drain().await?;
-        let copied = match &self.open {
-            Some(open) if open.slot.start == change.from && change.at > change.from => {
-                let len = change.at.since(change.from).0.min(open.segment.raw_len());
-                let (disk, range) = (self.setup.disk.clone(), open.frames_from(0));
-                Some((len, blocking(move || super::read::hash_prefix(&*disk, &range, len)).await?))
-            }
-            _ => None,
-        };
-        self.seal_partial().await?;
-        self.drain_sealing(0).await?;
-        self.epoch = change.next;
-        self.next = change.from;
-        if let Some(previous) = change.previous {
-            self.previous = previous;
-        }
-        self.compare = copied.map(|(len, expected)| Compare {
-            hash: RunningHash::default(),
-            until: Offset(change.from.0 + len),
-            expected,
-            keep: true,
-        });
-        Ok(())
     }
 }
 

@@ -1,0 +1,111 @@
+//! Where the log begins again: a new connection, a new epoch. What is held must be what is sent.
+//!
+//! Enters: bytes that are held already. Leaves: the rest, or the proof that another cluster, a
+//! clone or a rewound server is sending. Compared by hash: nothing is read back but at a branch.
+
+use bytes::Bytes;
+use proto::position::{Offset, Position};
+use proto::segment::{Hash, RunningHash};
+
+use super::spooler::{Spooler, blocking};
+use super::{SpoolError, read};
+use crate::ring::EpochChange;
+
+/// Bytes that must be the same as ones that are held: sent again after a reconnect (and dropped
+/// here), or copied by a new epoch from the one before it (and kept).
+#[derive(Debug)]
+pub(super) struct Compare {
+    hash: RunningHash,
+    until: Offset,
+    expected: Hash,
+    keep: bool,
+}
+
+impl Spooler {
+    /// A new connection sends from a segment's start: what is held is compared, not stored twice.
+    pub(super) async fn resume(&mut self, from: Offset) -> Result<(), SpoolError> {
+        self.compare = None;
+        self.flush(false).await?;
+        self.drain().await?;
+        if from == self.next {
+            return Ok(());
+        }
+        match &self.open {
+            Some(open) if open.slot.start == from => {
+                self.compare = Some(Compare {
+                    hash: RunningHash::default(),
+                    until: self.next,
+                    expected: open.segment.hash(),
+                    keep: false,
+                });
+                Ok(())
+            }
+            _ => Err(SpoolError::Discontinuous { expected: self.next, found: from }),
+        }
+    }
+
+    /// Takes the bytes that were held before off the front of `bytes` and returns where the rest
+    /// begins (everything, when they are to be kept).
+    pub(super) fn compare(
+        &mut self,
+        start: Offset,
+        bytes: &mut Bytes,
+    ) -> Result<Offset, SpoolError> {
+        let Some(compare) = &mut self.compare else { return Ok(start) };
+        let again = compare.until.since(start).0.min(bytes.len() as u64);
+        let len = usize::try_from(again).expect("at most bytes.len()");
+        compare.hash.update(&bytes[..len]);
+        let reached = Offset(start.0 + again);
+        let at = if compare.keep {
+            start
+        } else {
+            let _ = bytes.split_to(len);
+            reached
+        };
+        if reached >= compare.until {
+            let (expected, found) = (compare.expected, compare.hash.now());
+            self.compare = None;
+            if expected != found {
+                let at = Position::new(self.epoch, reached);
+                return Err(SpoolError::Diverged { at, expected, found });
+            }
+        }
+        Ok(at)
+    }
+
+    pub(super) async fn seal_partial(&mut self) -> Result<(), SpoolError> {
+        match self.open.take() {
+            Some(open) if open.segment.raw_len() > 0 => self.seal(open, true).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends this epoch's log with a partial segment and begins the next epoch's. The new segment
+    /// begins with a copy of the old one's bytes up to the branch: they must be the same.
+    pub(super) async fn change_epoch(&mut self, change: EpochChange) -> Result<(), SpoolError> {
+        self.flush(true).await?;
+        self.drain().await?;
+        let copied = match &self.open {
+            Some(open) if open.slot.start == change.from && change.at > change.from => {
+                let len = change.at.since(change.from).0.min(open.segment.raw_len());
+                let (disk, range) = (self.setup.disk.clone(), open.frames_from(0));
+                Some((len, blocking(move || read::hash_prefix(&*disk, &range, len)).await?))
+            }
+            _ => None,
+        };
+        self.seal_partial().await?;
+        self.drain_sealing(0).await?;
+        self.epoch = change.next;
+        self.next = change.from;
+        if let Some(previous) = change.previous {
+            self.previous = previous;
+        }
+        self.compare = copied.map(|(len, expected)| Compare {
+            hash: RunningHash::default(),
+            until: Offset(change.from.0 + len),
+            expected,
+            keep: true,
+        });
+        Ok(())
+    }
+}

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use proto::archive::ends;
 use proto::archive::identity::{FORMAT_VERSION, Identity, PostgresIdentity};
-use proto::archive::layout::Lineage;
+use proto::archive::layout::{self, Lineage};
 use proto::archive::ledger::Event;
 use proto::archive::{ArchiveError, ledger};
 use proto::clock::Clock;
@@ -181,6 +181,8 @@ async fn create(
         created: ground.clock.wall(),
         postgres: Some(postgres.clone()),
     };
+    let readme = bytes::Bytes::from_static(proto::archive::readme::text().as_bytes());
+    store.put(&layout::readme(), &Body::Bytes(readme)).await?;
     let lineage = Lineage(last.map_or(1, |last| last.0 + 1));
     if store.put(&lineage.identity(), &Body::from(identity.encode())).await? == Put::Exists {
         // Another sidecar was faster by a moment: its identity counts.

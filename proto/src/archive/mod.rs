@@ -6,6 +6,7 @@ pub mod ledger;
 pub mod chain;
 pub mod base;
 pub mod ends;
+pub mod readme;
 pub mod index;
 
 mod error;

@@ -90,8 +90,7 @@ impl Journal {
     pub fn saved_plan(folder: &Path) -> Result<Plan, RestoreError> {
         let path = folder.join(WORK_FOLDER).join(PLAN_FILE);
         let bytes = std::fs::read(&path).map_err(io("reading", &path))?;
-        Plan::decode(&bytes)
-            .map_err(|e| RestoreError::Journal { path, detail: e.to_string() })
+        Plan::decode(&bytes).map_err(|e| RestoreError::Journal { path, detail: e.to_string() })
     }
 
     /// Begins a journal, or goes on with the one that is there.

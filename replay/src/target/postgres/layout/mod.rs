@@ -13,9 +13,9 @@ mod unpack;
 mod tests;
 
 pub use files::UnpackError;
+pub(super) use journal::replace;
 pub use journal::{Journal, Stage, State};
 pub use tar::TarError;
-pub(super) use journal::replace;
 
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, Permissions};
@@ -157,7 +157,8 @@ impl Layout {
             }
             symlink(place, &link).map_err(io("linking", &link))?;
             if let Some(owner) = self.owner {
-                lchown(&link, Some(owner.uid), Some(owner.gid)).map_err(io("giving away", &link))?;
+                lchown(&link, Some(owner.uid), Some(owner.gid))
+                    .map_err(io("giving away", &link))?;
             }
             map.push_str(&format!("{} {}\n", tablespace.oid, escaped(place)));
         }
@@ -256,7 +257,10 @@ fn places(
         places.insert(oid, place);
     }
     let known = |name: &&String| {
-        base.postgres.tablespaces.iter().any(|t| t.location == **name || t.oid.to_string() == **name)
+        base.postgres
+            .tablespaces
+            .iter()
+            .any(|t| t.location == **name || t.oid.to_string() == **name)
     };
     match moved.keys().find(|name| !known(name)) {
         Some(name) => Err(RestoreError::Tablespace { name: name.clone() }),

@@ -100,11 +100,7 @@ impl PartReader {
         Ok(reader)
     }
 
-    pub(super) fn feed<S: Sink>(
-        &mut self,
-        mut bytes: &[u8],
-        sink: &mut S,
-    ) -> Result<(), S::Error> {
+    pub(super) fn feed<S: Sink>(&mut self, mut bytes: &[u8], sink: &mut S) -> Result<(), S::Error> {
         while !bytes.is_empty() {
             let taken = self.step(bytes, sink)?;
             bytes = &bytes[taken..];
@@ -113,7 +109,8 @@ impl PartReader {
     }
 
     fn step<S: Sink>(&mut self, bytes: &[u8], sink: &mut S) -> Result<usize, S::Error> {
-        let most = |left: u64| usize::try_from(left).map_or(bytes.len(), |left| left.min(bytes.len()));
+        let most =
+            |left: u64| usize::try_from(left).map_or(bytes.len(), |left| left.min(bytes.len()));
         match &mut self.state {
             State::Header => {
                 let taken = bytes.len().min(BLOCK - self.block.len());

@@ -248,13 +248,8 @@ async fn members_that_leave_the_folder_are_refused() {
         let stream = put_stream(&archive, "base", None, &tar, 1 << 20, 1 << 20).await;
         let mut case = Case { scratch, archive, base: complete(vec![stream], Vec::new()) };
         case.archive.plan.base.id = BASE.to_owned();
-        let layout = Layout::open(
-            &case.data(),
-            &case.archive.plan,
-            &case.base,
-            &BTreeMap::new(),
-            None,
-        );
+        let layout =
+            Layout::open(&case.data(), &case.archive.plan, &case.base, &BTreeMap::new(), None);
         let mut layout = layout.expect("claimed");
         let stop = CancellationToken::new();
         let store = case.archive.store.clone();

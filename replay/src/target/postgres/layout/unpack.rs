@@ -87,7 +87,8 @@ impl Layout {
                 () = interrupted.cancelled() => break,
             };
             let Some(finished) = finished else { break };
-            match finished.unwrap_or_else(|e| Err(RestoreError::Stopped { detail: e.to_string() })) {
+            match finished.unwrap_or_else(|e| Err(RestoreError::Stopped { detail: e.to_string() }))
+            {
                 Ok(part) => tally.add(part),
                 // Those that run are let finish: a resumed restore has less to do.
                 Err(error) => failure = failure.or(Some(error)),

@@ -11,6 +11,7 @@ use proto::postgres::lsn::Lsn;
 use proto::postgres::scan::{Scanner, Span};
 use proto::postgres::transaction::Meaning;
 use proto::segment::Watermark;
+use proto::store::Class;
 use proto::timestamp::Timestamp;
 
 /// So many segments are decoded at most to find the last commit.
@@ -84,6 +85,27 @@ impl Catalog {
         }
     }
 
+    /// The same where it must not fail because the last segments are damaged: then only its
+    /// watermark is known.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn known_end_of(
+        &self,
+        path: &LogPath,
+        range: LogRange,
+    ) -> Result<LogEnd, CatalogError> {
+        match self.end_of(path, range).await {
+            Err(error) if matches!(error.class(), Class::Damaged | Class::Absent) => Ok(LogEnd {
+                lsn: range.to,
+                last_record: None,
+                last_commit: None,
+                watermark: self.watermark_in(path, range),
+            }),
+            other => other,
+        }
+    }
+
     async fn scan(
         &self,
         path: &LogPath,
@@ -137,14 +159,14 @@ impl Catalog {
     /// The moments of a path that can be restored, oldest first. Damaged bases open no window.
     ///
     /// # Errors
-    /// As [`Self::end_of`].
+    /// When the store fails.
     pub async fn windows(&self, path: &LogPath) -> Result<Vec<Window>, CatalogError> {
         let mut windows = Vec::new();
         for range in self.ranges(path) {
             let mut bases = self.bases.iter().filter(|base| !base.is_damaged());
             // Sorted by where they end: the first is the oldest.
             let Some(base) = bases.find(|base| self.is_usable(path, range, base)) else { continue };
-            let end = self.end_of(path, range).await?;
+            let end = self.known_end_of(path, range).await?;
             let from = base.complete.finished;
             windows.push(Window {
                 from,

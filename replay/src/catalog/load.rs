@@ -8,11 +8,13 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use super::{Base, Catalog, CatalogError, Damage, PatientStore, log, read};
 use proto::archive::identity::{FORMAT_VERSION, Identity};
 use proto::archive::layout::Lineage;
-use proto::archive::{ArchiveError, base::Complete, ends, from_json, ledger};
+use proto::archive::layout::sequence_of;
+use proto::archive::ledger::Entry;
+use proto::archive::{ArchiveError, base::Complete, ends, from_json};
 use proto::postgres::history::History;
 use proto::postgres::lsn::{SegmentSize, Timeline};
 use proto::segment::Engine;
-use proto::store::{Access, Range, Store, list_all, url};
+use proto::store::{Access, Range, Store, StoreError, list_all, url};
 
 /// How many requests are under way at once.
 pub(super) const REQUESTS_AT_ONCE: usize = 8;
@@ -40,7 +42,7 @@ impl Catalog {
         let mut damage = Vec::new();
         // The log goes last: what stands in it is at least as new as everything else.
         let histories = histories(&*store, lineage, &mut damage).await?;
-        let ledger = ledger::read(&*store, lineage).await?;
+        let ledger = ledger(&*store, lineage, &mut damage).await?;
         let (bases, unfinished) = bases(&*store, lineage, &mut damage).await?;
         let size = identity.postgres().map_or(SegmentSize::DEFAULT, |p| p.segment_bytes);
         let logs = log::read(&*store, lineage, size, &mut damage).await?;
@@ -115,6 +117,36 @@ async fn histories(
         }
     }
     Ok(found)
+}
+
+/// The ledger's entries that can be read: nothing that a restore needs stands in it alone.
+async fn ledger(
+    store: &dyn Store,
+    lineage: Lineage,
+    damage: &mut Vec<Damage>,
+) -> Result<Vec<Entry>, CatalogError> {
+    let objects = list_all(store, &lineage.ledger()).await?;
+    let numbered = objects.into_iter().filter(|o| sequence_of(o.key.name()).is_some());
+    let read: Vec<Result<Entry, ArchiveError>> = stream::iter(numbered)
+        .map(|object| async move {
+            let bytes = store.get(&object.key, Range::All).await?;
+            Ok::<_, StoreError>(from_json(&object.key, &bytes))
+        })
+        .buffered(REQUESTS_AT_ONCE)
+        .try_collect()
+        .await?;
+    let mut entries = Vec::with_capacity(read.len());
+    for entry in read {
+        match entry {
+            Ok(entry) => entries.push(entry),
+            Err(ArchiveError::Json { key, source }) => {
+                damage.push(Damage { key: key.to_string(), detail: source.to_string() });
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    entries.sort_by_key(|entry| entry.seq);
+    Ok(entries)
 }
 
 async fn bases(

@@ -19,7 +19,7 @@ use proto::segment::{FOOTER_READ, Footer, Watermark};
 use proto::store::{Class, Range, Store, list_all};
 
 /// How many of a timeline's newest chains are looked through for watermarks.
-const CHAINS_FOR_WATERMARKS: usize = 3;
+const CHAINS_FOR_WATERMARKS: usize = 2;
 
 /// The log of one timeline.
 #[derive(Debug, Clone, Default)]

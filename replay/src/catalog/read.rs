@@ -58,7 +58,15 @@ impl Catalog {
         let size = self.segment_size();
         let stored = self.logs.get(&id.timeline).and_then(|log| log.segments.get(&id.number));
         let stored = stored.ok_or_else(|| CatalogError::NoSegment { name: id.name(size) })?;
-        let raw = read_source(&*self.store, self.lineage, id, size, &source_of(stored)).await?;
+        let known = match stored {
+            // Its links are known; only when one has vanished is the chain followed again.
+            Stored::Tails(chain) => chain::read_raw(&*self.store, &id.name(size), chain).await.ok(),
+            _ => None,
+        };
+        let raw = match known {
+            Some((raw, _)) => raw.into(),
+            None => read_source(&*self.store, self.lineage, id, size, &source_of(stored)).await?,
+        };
         self.cache.put(id, raw.clone());
         Ok(raw)
     }

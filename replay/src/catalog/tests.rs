@@ -248,3 +248,42 @@ async fn an_event_that_spans_segments_belongs_to_the_one_in_which_it_ends() {
         assert!(long.end > size().start_of(4), "{long:?}");
     }
 }
+
+#[tokio::test]
+async fn a_damaged_ledger_entry_is_named_and_keeps_nobody_from_restoring() {
+    let (archive, _) = whole().await;
+    archive.gap(size().start_of(9), size().start_of(10)).await;
+    archive.put(&LINEAGE.ledger_entry(3), b"{".to_vec()).await;
+    let catalog = archive.catalog().await;
+    assert_eq!(catalog.damage.len(), 1);
+    assert_eq!(catalog.gaps().len(), 1);
+    assert_eq!(catalog.windows(&catalog.path()).await.expect("readable").len(), 1);
+}
+
+#[tokio::test]
+async fn the_log_of_a_real_server_ends_with_its_last_record() {
+    let capture = "000000010000000000000006.wal.zst";
+    let path = format!("{}/../testdata/wal/15/{capture}", env!("CARGO_MANIFEST_DIR"));
+    let file = std::fs::File::open(path).expect("the capture is part of the source");
+    let raw = zstd::decode_all(file).expect("zstd");
+    let archive = Archive::begun(6).await;
+    let mut previous = Hash::NONE;
+    let pieces: Vec<&[u8]> = raw.chunks(1 << 20).collect();
+    for (number, piece) in (6..).zip(&pieces[..pieces.len() - 1]) {
+        previous = archive.seal(id(number), piece, previous).await;
+    }
+    let open = id(5 + pieces.len() as u64);
+    let last = pieces[pieces.len() - 1];
+    // As much as was streamed: up to the end of the last record.
+    let end = Lsn(0x90_0110);
+    let held = usize::try_from(end.since(open.start(size())).0).expect("small");
+    archive
+        .tails(open, &[&last[..held / 16 * 8], &last[held / 16 * 8..held]], previous, None)
+        .await;
+    let catalog = archive.catalog().await;
+    let ranges = catalog.ranges(&catalog.path());
+    assert_eq!(ranges, [LogRange { from: size().start_of(6), to: end }]);
+    let found = catalog.end_of(&catalog.path(), ranges[0]).await.expect("readable");
+    assert_eq!(found.last_record.map(|record| record.end), Some(end));
+    assert_eq!(found.last_commit.map(|commit| commit.end), Some(end));
+}

@@ -117,7 +117,7 @@ pub(super) async fn collect(catalog: &Catalog, now: Timestamp) -> Result<Status,
     let windows = catalog.windows(&path).await?;
     let last = catalog.ranges(&path).last().copied();
     let end = match last {
-        Some(range) => Some(catalog.end_of(&path, range).await?),
+        Some(range) => Some(catalog.known_end_of(&path, range).await?),
         None => None,
     };
     let proven = end.as_ref().and_then(LogEnd::proven);

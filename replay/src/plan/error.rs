@@ -12,7 +12,7 @@ pub enum PlanError {
     Catalog(#[from] CatalogError),
     /// The moment, whatever the base.
     #[error(transparent)]
-    Refused(Refusal),
+    Refused(Box<Refusal>),
     #[error("the log could not be searched")]
     Search(#[source] CatalogError),
     #[error("there is no base {id} (there are {})", list(.known))]
@@ -25,7 +25,7 @@ pub enum PlanError {
     BaseRefused {
         id: String,
         #[source]
-        reason: Refusal,
+        reason: Box<Refusal>,
     },
     /// The only bases that could be used have pages with wrong checksums.
     #[error("only damaged bases can be replayed to that moment: {}", list(.ids))]
@@ -41,7 +41,7 @@ fn list(ids: &[String]) -> String {
 impl From<FindError> for PlanError {
     fn from(error: FindError) -> Self {
         match error {
-            FindError::Refused(refusal) => Self::Refused(refusal),
+            FindError::Refused(refusal) => Self::Refused(Box::new(refusal)),
             FindError::Log(error) => Self::Search(error),
         }
     }

@@ -84,7 +84,7 @@ async fn refused(
         return PlanError::BaseRefused { id: id.clone(), reason };
     }
     let early =
-        matches!(reason, Refusal::NoBase | Refusal::TooEarly { .. } | Refusal::BehindGap { .. });
+        matches!(*reason, Refusal::NoBase | Refusal::TooEarly { .. } | Refusal::BehindGap { .. });
     if early && catalog.bases.iter().any(Base::is_damaged) {
         let with_damaged = match catalog.view(path.clone(), |_| true).await {
             Ok(view) => resolve(&view, &wanted.request).await.ok(),
@@ -106,7 +106,7 @@ async fn build(
     now: Timestamp,
 ) -> Result<Plan, PlanError> {
     let base = resolved.bases.first().and_then(|id| catalog.base(id));
-    let base = base.ok_or(PlanError::Refused(Refusal::NoBase))?;
+    let base = base.ok_or(PlanError::Refused(Box::new(Refusal::NoBase)))?;
     let postgres = &base.complete.postgres;
     // Recovery reads the record at the target even when it is left out, and never stops before the
     // base is consistent.

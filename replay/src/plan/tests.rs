@@ -20,7 +20,7 @@ async fn plan(archive: &Archive, wanted: &Wanted) -> Result<Plan, PlanError> {
 
 async fn refusal(archive: &Archive, target: Target) -> Refusal {
     match plan(archive, &wanted(target)).await {
-        Err(PlanError::Refused(refusal)) => refusal,
+        Err(PlanError::Refused(refusal)) => *refusal,
         other => panic!("{other:?}"),
     }
 }

@@ -150,3 +150,33 @@ pub(super) fn check_holes(catalog: &Catalog, report: &mut Report) {
         });
     }
 }
+
+/// Where a timeline begins inside a segment, its bytes before the branch are its parent's.
+pub(super) async fn check_branches(
+    catalog: &Catalog,
+    report: &mut Report,
+) -> Result<(), CatalogError> {
+    let size = catalog.segment_size();
+    for (timeline, history) in &catalog.histories {
+        let Some(branch) = history.branch() else { continue };
+        let number = size.segment_of(branch.at);
+        let child = SegmentId { timeline: *timeline, number };
+        let parent = SegmentId { timeline: branch.parent, number };
+        // One that is absent or damaged was found already, where it matters.
+        let (Ok(ours), Ok(theirs)) = (catalog.raw(child).await, catalog.raw(parent).await) else {
+            continue;
+        };
+        let shared = usize::try_from(size.offset_in(branch.at)).unwrap_or(usize::MAX);
+        let shared = shared.min(ours.len()).min(theirs.len());
+        let differs = ours[..shared].iter().zip(&theirs[..shared]).position(|(a, b)| a != b);
+        if let Some(at) = differs {
+            report.findings.push(Finding {
+                key: name_of(catalog, child),
+                kind: Kind::Broken,
+                expected: format!("the bytes of {} up to {}", parent.name(size), branch.at),
+                found: format!("another byte at {}", Lsn(child.start(size).0 + at as u64)),
+            });
+        }
+    }
+    Ok(())
+}

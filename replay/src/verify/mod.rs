@@ -120,6 +120,9 @@ pub async fn verify(
     let links = log::check(catalog, options, progress, &mut report).await?;
     log::check_links(catalog, &links, &mut report);
     log::check_holes(catalog, &mut report);
+    if options.read_data {
+        log::check_branches(catalog, &mut report).await?;
+    }
     bases::check(catalog, options, progress, &mut report).await?;
     index::check(catalog, progress, &mut report).await?;
     report.findings.sort();

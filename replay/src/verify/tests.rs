@@ -131,3 +131,30 @@ async fn a_damaged_index_is_found() {
     let found = findings(&archive, false).await;
     assert_eq!(told(&found), [(Kind::Index, LINEAGE.index(&segment, 1).as_str())]);
 }
+
+#[tokio::test]
+async fn a_timeline_that_does_not_begin_with_its_parent_s_bytes_is_found() {
+    use crate::fixture::{Wal, at};
+    use proto::postgres::lsn::Timeline;
+    for honest in [true, false] {
+        let archive = Archive::begun(2).await;
+        let mut parent = Wal::new(ONE, 2);
+        parent.commit(100, at(10));
+        let branch = parent.position();
+        let mut child = parent.branch(Timeline(2), branch);
+        if !honest {
+            child = Wal::new(Timeline(2), 2);
+            child.commit(100, at(11));
+        }
+        child.commit(101, at(20));
+        let id = |timeline| SegmentId { timeline, number: 2 };
+        archive.seal(id(ONE), parent.segment(2), Hash::NONE).await;
+        let reason = "no recovery target specified";
+        archive.history(Timeline(2), &format!("1\t{branch}\t{reason}\n")).await;
+        archive.tails(id(Timeline(2)), &[child.segment(2)], Hash::NONE, None).await;
+        let found = findings(&archive, true).await;
+        let chain = LINEAGE.chain(&id(Timeline(2)).name(size()));
+        let expected: &[(Kind, &str)] = if honest { &[] } else { &[(Kind::Broken, &chain)] };
+        assert_eq!(told(&found), expected);
+    }
+}

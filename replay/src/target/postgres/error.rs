@@ -26,6 +26,8 @@ pub enum RestoreError {
     NotRoot { name: String, uid: u32 },
     #[error("no PostgreSQL {major} server found ({found})")]
     NoServer { major: u32, found: String },
+    #[error("port {port} is taken")]
+    Port { port: u16 },
     #[error("the base {id} cannot be used: {detail}")]
     Base { id: String, detail: String },
     #[error("{key} could not be unpacked")]
@@ -84,7 +86,8 @@ impl RestoreError {
             | Self::Tablespace { .. }
             | Self::NoUser { .. }
             | Self::NotRoot { .. }
-            | Self::NoServer { .. } => 4,
+            | Self::NoServer { .. }
+            | Self::Port { .. } => 4,
             Self::Interrupted => 5,
             Self::Fetch(error) => class_exit(error.class()),
             Self::Archive(error) => class_exit(error.class()),
@@ -107,6 +110,7 @@ impl RestoreError {
             Self::NoUser { .. } => "name the user that the server shall run as with --run-as",
             Self::NotRoot { .. } => "leave out --run-as, or run as root",
             Self::NoServer { .. } => "install that version's server, or name its folder: --pg-bin",
+            Self::Port { .. } => "give a free one with --port",
             Self::Base { .. } | Self::Part { .. } => {
                 "the base is damaged: run `pitr verify`, and restore from another one with --base"
             }

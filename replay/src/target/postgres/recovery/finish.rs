@@ -1,0 +1,146 @@
+//! Ending recovery, and what a copy must not do once it is awake.
+//!
+//! Enters: a server at its target. Leaves: a writable server on a timeline of its own, whose
+//! subscriptions sleep, and a list of collations that are another version here.
+
+use std::time::Duration;
+
+use tokio_postgres::Client;
+use tokio_util::sync::CancellationToken;
+
+use crate::target::postgres::RestoreError;
+use crate::target::postgres::report::{Collation, Subscription};
+use crate::target::postgres::server::Server;
+
+const POLL: Duration = Duration::from_millis(100);
+/// So many indexes are named of one collation.
+const INDEXES_MAX: i64 = 1000;
+
+fn asking(what: &'static str) -> impl FnOnce(tokio_postgres::Error) -> RestoreError {
+    move |source| RestoreError::Query { what, source }
+}
+
+/// Ends recovery where it stands; waits for it as long as the server lives.
+///
+/// # Errors
+/// When the server ends, or on interruption.
+pub async fn promote(
+    server: &mut Server,
+    client: &Client,
+    interrupted: &CancellationToken,
+) -> Result<(), RestoreError> {
+    let told = client.query_one("SELECT pg_promote(false)", &[]).await;
+    told.map_err(asking("to end recovery"))?;
+    loop {
+        if let Some(status) = server.ended()? {
+            let what = format!("the server ended while recovery was to end ({status})");
+            return Err(RestoreError::Server { what, log: server.log.failures() });
+        }
+        let row = client.query_one("SELECT pg_is_in_recovery()", &[]).await;
+        if !row.map_err(asking("whether recovery has ended"))?.get::<_, bool>(0) {
+            return Ok(());
+        }
+        tokio::select! {
+            () = tokio::time::sleep(POLL) => {}
+            () = interrupted.cancelled() => return Err(RestoreError::Interrupted),
+        }
+    }
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+async fn open(server: &Server, user: &str, database: &str) -> Result<Client, RestoreError> {
+    server.connect(user, database).await.ok_or_else(|| RestoreError::Server {
+        what: format!("the database {database} takes no connection"),
+        log: server.log.failures(),
+    })
+}
+
+/// Puts every subscription to sleep, and has it forget its slot: dropping it in the copy must not
+/// drop the slot on the publisher. No worker runs meanwhile (`max_logical_replication_workers`).
+///
+/// # Errors
+/// When a database does not let us in, or the statement fails.
+pub async fn quiet_subscriptions(
+    server: &Server,
+    client: &Client,
+    user: &str,
+) -> Result<Vec<Subscription>, RestoreError> {
+    let text = "SELECT d.datname::text, s.subname::text, s.subslotname::text \
+                FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid ORDER BY 1, 2";
+    let rows = client.query(text, &[]).await.map_err(asking("subscriptions"))?;
+    let mut quieted = Vec::new();
+    for row in rows {
+        let (database, name, slot): (String, String, Option<String>) =
+            (row.get(0), row.get(1), row.get(2));
+        let inside = open(server, user, &database).await?;
+        let subscription = quoted(&name);
+        let disable = format!("ALTER SUBSCRIPTION {subscription} DISABLE");
+        inside.batch_execute(&disable).await.map_err(asking("to disable a subscription"))?;
+        let forget = format!("ALTER SUBSCRIPTION {subscription} SET (slot_name = NONE)");
+        inside.batch_execute(&forget).await.map_err(asking("a subscription to forget its slot"))?;
+        quieted.push(Subscription { database, name, slot });
+    }
+    Ok(quieted)
+}
+
+/// The collations of every database whose version here is not the one that data was sorted with.
+///
+/// # Errors
+/// When a database does not let us in.
+pub async fn collations(
+    server: &Server,
+    client: &Client,
+    user: &str,
+    major: u32,
+) -> Result<Vec<Collation>, RestoreError> {
+    let text = "SELECT datname::text FROM pg_database WHERE datallowconn ORDER BY 1";
+    let rows = client.query(text, &[]).await.map_err(asking("databases"))?;
+    let mut found = Vec::new();
+    for row in rows {
+        let database: String = row.get(0);
+        let inside = open(server, user, &database).await?;
+        found.extend(of_database(&inside, &database, major).await?);
+    }
+    Ok(found)
+}
+
+async fn of_database(
+    client: &Client,
+    database: &str,
+    major: u32,
+) -> Result<Vec<Collation>, RestoreError> {
+    let mut text = "SELECT c.oid, format('%I.%I', n.nspname, c.collname), c.collversion, \
+                    pg_collation_actual_version(c.oid) \
+                    FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace \
+                    WHERE c.collversion <> pg_collation_actual_version(c.oid)"
+        .to_owned();
+    if major >= 15 {
+        // 100 is the oid of the collation "default" (pg_collation.dat).
+        text.push_str(
+            " UNION ALL SELECT 100::oid, 'default of the database', datcollversion, \
+             pg_database_collation_actual_version(oid) FROM pg_database \
+             WHERE datname = current_database() \
+             AND datcollversion <> pg_database_collation_actual_version(oid)",
+        );
+    }
+    let rows = client.query(&text, &[]).await.map_err(asking("collations"))?;
+    let mut found = Vec::new();
+    for row in rows {
+        let oid: u32 = row.get(0);
+        let text = "SELECT i.indexrelid::regclass::text FROM pg_index i \
+                    WHERE $1 = ANY (i.indcollation::oid[]) ORDER BY 1 LIMIT $2";
+        let indexes = client.query(text, &[&oid, &INDEXES_MAX]).await;
+        let indexes = indexes.map_err(asking("indexes of a collation"))?;
+        found.push(Collation {
+            database: database.to_owned(),
+            collation: row.get(1),
+            written_with: row.get(2),
+            here: row.get(3),
+            indexes: indexes.iter().map(|row| row.get(0)).collect(),
+        });
+    }
+    Ok(found)
+}

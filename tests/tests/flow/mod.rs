@@ -1,1 +1,5 @@
 //! The main job from end to end: a server protected, a moment chosen, that moment restored.
+
+pub(crate) mod protected;
+mod by_hand;
+mod restore;

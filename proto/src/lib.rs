@@ -9,3 +9,4 @@ pub mod store;
 pub mod segment;
 pub mod archive;
 pub mod postgres;
+pub mod cli;

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::FalseyValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use proto::cli::LogFormat;
 use proto::position::ByteCount;
 use proto::segment::Codec;
 
@@ -25,17 +27,11 @@ pub struct Global {
     #[arg(long, value_name = "FILE", env = "PITR_CONFIG", global = true)]
     pub config: Option<PathBuf>,
     /// JSON for programs, on standard output; errors too
-    #[arg(long, global = true, env = "PITR_JSON")]
+    #[arg(long, global = true, env = "PITR_JSON", value_parser = FalseyValueParser::new())]
     pub json: bool,
     /// How the log on standard error looks
     #[arg(long, global = true, value_enum, default_value = "text", env = "PITR_LOG_FORMAT")]
     pub log_format: LogFormat,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum LogFormat {
-    Text,
-    Json,
 }
 
 #[derive(Debug, Subcommand)]
@@ -86,7 +82,7 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value = "store", env = "PITR_ACK")]
     pub ack: AckFrom,
     /// Commits may wait for us (`synchronous_standby_names` names us on purpose)
-    #[arg(long, env = "PITR_SYNCHRONOUS")]
+    #[arg(long, env = "PITR_SYNCHRONOUS", value_parser = FalseyValueParser::new())]
     pub synchronous: bool,
     /// zstd[:LEVEL], lz4 or none
     #[arg(long, value_name = "CODEC", default_value = "zstd:3", env = "PITR_COMPRESSION")]
@@ -101,7 +97,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration, env = "PITR_BASE_EVERY")]
     pub base_every: Duration,
     /// Take no bases
-    #[arg(long, env = "PITR_NO_BASE")]
+    #[arg(long, env = "PITR_NO_BASE", value_parser = FalseyValueParser::new())]
     pub no_base: bool,
     /// kB/s that a base may read, 32 to 1048576
     #[arg(long, value_name = "KB", env = "PITR_BASE_RATE")]

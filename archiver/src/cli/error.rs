@@ -1,58 +1,20 @@
 //! What a command says when it does not do what was asked: what, why, what to do next, with a
 //! code that stays the same from version to version (docs/ERRORS.md) and an exit code.
 
-use std::fmt;
-
-use serde::Serialize;
+use proto::archive::ArchiveError;
+use proto::cli::ArchiveCode;
+pub use proto::cli::Exit;
+use proto::store::{Class, StoreError};
 
 use crate::pipeline::PipelineError;
 use crate::ship::ShipError;
 use crate::source::postgres as pg;
 use crate::source::postgres::capture::CaptureError;
-use proto::archive::ArchiveError;
-use proto::store::Class;
 
-/// How a command ended (DESIGN §7).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum Exit {
-    Done = 0,
-    Failed = 1,
-    Usage = 2,
-    Config = 3,
-    /// Nothing was changed.
-    Refused = 4,
-    Interrupted = 5,
-    WrongCluster = 6,
-    Fenced = 7,
-    Unreachable = 8,
-}
+/// An error of `pitrd`.
+pub type CliError = proto::cli::CliError<Code>;
 
-macro_rules! codes {
-    ($($variant:ident $text:literal $exit:ident $meaning:literal;)*) => {
-        /// The stable code of an error.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum Code { $(#[doc = $meaning] $variant,)* }
-
-        impl Code {
-            pub const ALL: &[Self] = &[$(Self::$variant,)*];
-
-            pub const fn text(self) -> &'static str {
-                match self { $(Self::$variant => $text,)* }
-            }
-
-            pub const fn exit(self) -> Exit {
-                match self { $(Self::$variant => Exit::$exit,)* }
-            }
-
-            pub const fn meaning(self) -> &'static str {
-                match self { $(Self::$variant => $meaning,)* }
-            }
-        }
-    };
-}
-
-codes! {
+proto::error_codes! {
     Usage "PITRD-U001" Usage "the command line is not understood";
     Secret "PITRD-U002" Usage "a password stands on the command line";
     OtherProgram "PITRD-U003" Usage "the command is one of pitr";
@@ -64,6 +26,7 @@ codes! {
     Permission "PITRD-C005" Config "the role may not do this: it needs REPLICATION";
     NoFreeSlot "PITRD-C006" Config "the server has no free replication slot or walsender";
     WalLevel "PITRD-C007" Config "the server's settings do not allow physical replication";
+    ConfigValue "PITRD-C008" Config "a value in the configuration file or a variable is not understood";
     SlotInUse "PITRD-R001" Refused "another program uses the replication slot";
     NoArchive "PITRD-R002" Refused "the archive is empty: nothing can join it";
     WrongCluster "PITRD-W001" WrongCluster "the archive is of another cluster";
@@ -80,71 +43,13 @@ codes! {
     Failed "PITRD-X001" Failed "something failed that has no code of its own";
 }
 
-impl Serialize for Code {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.text())
-    }
-}
-
-/// An error as a person reads it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct CliError {
-    pub code: Code,
-    pub what: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub why: Option<String>,
-    pub next: String,
-}
-
-impl CliError {
-    pub fn new(code: Code, what: impl Into<String>, next: impl Into<String>) -> Self {
-        Self { code, what: what.into(), why: None, next: next.into() }
+impl ArchiveCode for Code {
+    fn of_store(error: &StoreError) -> CliError {
+        by_class(error.class(), error)
     }
 
-    #[must_use]
-    pub fn why(mut self, why: impl Into<String>) -> Self {
-        self.why = Some(why.into());
-        self
-    }
-
-    /// From an error of the program, with its causes as the reason.
-    pub fn caused(code: Code, error: &dyn std::error::Error, next: impl Into<String>) -> Self {
-        let mut made = Self::new(code, error.to_string(), next);
-        made.why = causes(error);
-        made
-    }
-
-    pub const fn exit(&self) -> Exit {
-        self.code.exit()
-    }
-
-    /// One JSON object, for `--json`.
-    pub fn to_json(&self) -> String {
-        serde_json::json!({ "error": self, "exit": self.exit() as u8 }).to_string()
-    }
-}
-
-/// The chain of causes, each once.
-fn causes(error: &dyn std::error::Error) -> Option<String> {
-    let mut parts: Vec<String> = Vec::new();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let text = cause.to_string();
-        if parts.last() != Some(&text) {
-            parts.push(text);
-        }
-        next = cause.source();
-    }
-    (!parts.is_empty()).then(|| parts.join(": "))
-}
-
-impl fmt::Display for CliError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "error[{}]: {}", self.code.text(), self.what)?;
-        if let Some(why) = &self.why {
-            writeln!(f, "  why:  {why}")?;
-        }
-        write!(f, "  next: {}", self.next)
+    fn of_archive(error: &ArchiveError) -> CliError {
+        archive_error(error)
     }
 }
 
@@ -217,21 +122,19 @@ fn capture_error(error: &CaptureError) -> CliError {
 }
 
 pub(super) fn archive_error(error: &ArchiveError) -> CliError {
-    match error.class() {
-        Class::Config => CliError::caused(
+    by_class(error.class(), error)
+}
+
+fn by_class(class: Class, error: &dyn std::error::Error) -> CliError {
+    let (code, next) = match class {
+        Class::Config => (
             Code::Store,
-            error,
             "correct --archive, the credentials or the bucket's policy (create, read and list are needed)",
         ),
-        Class::Retry => CliError::caused(
-            Code::StoreAway,
-            error,
-            "check that the store can be reached from here",
-        ),
-        Class::Absent | Class::Damaged => {
-            CliError::caused(Code::Damaged, error, "run `pitr verify` on this archive")
-        }
-    }
+        Class::Retry => (Code::StoreAway, "check that the store can be reached from here"),
+        Class::Absent | Class::Damaged => (Code::Damaged, "run `pitr verify` on this archive"),
+    };
+    CliError::caused(code, error, next)
 }
 
 fn ship_error(error: &ShipError) -> CliError {
@@ -261,4 +164,15 @@ fn spool_error(error: &crate::spool::SpoolError) -> CliError {
         );
     }
     CliError::caused(Code::Spool, error, "make room, or give --spool a folder on a healthy disk")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_listed_and_nothing_else() {
+        let docs = include_str!("../../../docs/ERRORS.md");
+        assert_eq!(proto::cli::listed(docs, "pitrd"), proto::cli::table::<Code>());
+    }
 }

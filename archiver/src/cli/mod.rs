@@ -5,7 +5,6 @@
 
 pub mod error;
 mod args;
-mod config;
 mod run;
 mod once;
 mod writer;
@@ -17,30 +16,47 @@ pub use args::{Cli, Command};
 pub use error::{CliError, Code, Exit};
 
 use std::ffi::OsString;
-use std::io::IsTerminal;
 
-use clap::{CommandFactory, FromArgMatches};
+use proto::cli::{Parsed, Program, emit, fail};
 
 use crate::source::postgres::{ConnectOptions, Environment};
-use args::{ArchiveArgs, Global, LogFormat, SourceArgs};
+use args::{ArchiveArgs, SourceArgs};
 
-/// The commands of the other program.
-const OF_PITR: [&str; 9] =
-    ["status", "list", "verify", "reindex", "timeline", "find", "plan", "restore", "peek"];
+const PROGRAM: Program = Program {
+    name: "pitrd",
+    other: "pitr",
+    of_other: &[
+        "status",
+        "list",
+        "verify",
+        "reindex",
+        "timeline",
+        "find",
+        "plan",
+        "restore",
+        "peek",
+        "wal-fetch",
+    ],
+    either: &[],
+    holds_secret,
+};
+
+/// What runs beside the command may say of itself.
+const LOG: &str = "info,aws_config=warn,aws_smithy_runtime=warn";
 
 /// Runs the command in `arguments` (program name first).
 pub fn run(arguments: Vec<OsString>) -> Exit {
-    let wants_json = arguments.iter().any(|word| word == "--json");
+    let wants_json = proto::cli::wants_json(&arguments);
     let cli = match parse(arguments) {
         Ok(Parsed::Command(cli)) => cli,
         Ok(Parsed::Help(text)) => {
-            print!("{text}");
+            emit(&text);
             return Exit::Done;
         }
         Err(error) => return fail(&error, wants_json),
     };
-    log_to_stderr(&cli.global);
-    let json = cli.global.json;
+    proto::cli::to_stderr(LOG, cli.global.log_format);
+    let json = cli.global.json || wants_json;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let done = match runtime {
         Ok(runtime) => {
@@ -70,84 +86,16 @@ async fn execute(cli: Cli) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
-enum Parsed {
-    Command(Box<Cli>),
-    Help(String),
+fn parse(arguments: Vec<OsString>) -> Result<Parsed<Cli>, CliError> {
+    proto::cli::parse(&PROGRAM, arguments, std::env::var_os("PITR_CONFIG"))
 }
 
-fn parse(arguments: Vec<OsString>) -> Result<Parsed, CliError> {
-    refuse_secrets(&arguments)?;
-    let mut command = Cli::command();
-    if let Some(path) = config::file_of(&arguments, std::env::var_os("PITR_CONFIG")) {
-        command = config::apply(command, &path)?;
-    }
-    let name = arguments
-        .iter()
-        .skip(1)
-        .find_map(|word| word.to_str().filter(|word| OF_PITR.contains(word)).map(str::to_owned));
-    let matches = match command.try_get_matches_from(&arguments) {
-        Ok(matches) => matches,
-        Err(error) if !error.use_stderr() => return Ok(Parsed::Help(error.render().to_string())),
-        Err(error) => {
-            if let Some(name) = name
-                && error.kind() == clap::error::ErrorKind::InvalidSubcommand
-            {
-                let what = format!("pitrd has no command {name:?}");
-                let next = format!("it is a command of the restore tool: `pitr {name}`");
-                return Err(CliError::new(Code::OtherProgram, what, next));
-            }
-            let text = error.render().to_string();
-            let what = text.trim_start_matches("error: ").trim_end().to_owned();
-            return Err(CliError::new(Code::Usage, what, "see `pitrd --help`"));
-        }
-    };
-    let cli = Cli::from_arg_matches(&matches)
-        .map_err(|error| CliError::new(Code::Usage, error.to_string(), "see `pitrd --help`"))?;
-    Ok(Parsed::Command(Box::new(cli)))
-}
-
-/// A password on a command line is read by everybody on the machine.
-fn refuse_secrets(arguments: &[OsString]) -> Result<(), CliError> {
-    let environment = Environment::process();
-    for word in arguments.iter().skip(1).filter_map(|word| word.to_str()) {
-        let value = word.strip_prefix("--source=").unwrap_or(word);
-        let looks = value.contains("://") || value.contains('=');
-        let secret = looks
-            && ConnectOptions::parse(value, &environment)
-                .is_ok_and(|options| options.has_password());
-        if secret {
-            return Err(CliError::new(
-                Code::Secret,
-                "a password stands on the command line, where every user of this machine can read it",
-                "put it into ~/.pgpass, PGPASSWORD, or a service file, and leave it out of --source",
-            ));
-        }
-    }
-    Ok(())
-}
-
-fn fail(error: &CliError, json: bool) -> Exit {
-    if json {
-        println!("{}", error.to_json());
-    } else {
-        eprintln!("{error}");
-    }
-    error.exit()
-}
-
-fn log_to_stderr(global: &Global) {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("PITR_LOG").unwrap_or_else(|_| {
-        tracing_subscriber::EnvFilter::new("info,aws_config=warn,aws_smithy_runtime=warn")
-    });
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false);
-    match global.log_format {
-        LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().init(),
-    }
+/// What libpq would take as a password, whatever its notation.
+fn holds_secret(word: &str) -> bool {
+    let value = word.strip_prefix("--source=").unwrap_or(word);
+    (value.contains("://") || value.contains('='))
+        && ConnectOptions::parse(value, &Environment::process())
+            .is_ok_and(|options| options.has_password())
 }
 
 impl SourceArgs {

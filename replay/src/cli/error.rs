@@ -1,67 +1,17 @@
 //! What a command says when it does not do what was asked: what, why, what to do next, with a
 //! code that stays the same from version to version (docs/ERRORS.md) and an exit code.
 
-use std::fmt;
-
-use serde::Serialize;
-
-use crate::catalog::CatalogError;
 use proto::archive::ArchiveError;
+use proto::cli::ArchiveCode;
+pub use proto::cli::Exit;
 use proto::store::{Class, StoreError};
 
-/// How a command ended (DESIGN §7).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum Exit {
-    Done = 0,
-    Failed = 1,
-    Usage = 2,
-    Config = 3,
-    /// Nothing was changed.
-    Refused = 4,
-    /// Can be resumed.
-    Interrupted = 5,
-    WrongCluster = 6,
-    Fenced = 7,
-    Unreachable = 8,
-    VerifyFound = 9,
-    NotRestorable = 10,
-    Lag = 11,
-    /// Restored, but a check failed.
-    CheckFailed = 12,
-}
+use crate::catalog::CatalogError;
 
-impl From<Exit> for std::process::ExitCode {
-    fn from(exit: Exit) -> Self {
-        Self::from(exit as u8)
-    }
-}
+/// An error of `pitr`.
+pub type CliError = proto::cli::CliError<Code>;
 
-macro_rules! codes {
-    ($($variant:ident $text:literal $exit:ident $meaning:literal;)*) => {
-        /// The stable code of an error.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum Code { $(#[doc = $meaning] $variant,)* }
-
-        impl Code {
-            pub const ALL: &[Self] = &[$(Self::$variant,)*];
-
-            pub const fn text(self) -> &'static str {
-                match self { $(Self::$variant => $text,)* }
-            }
-
-            pub const fn exit(self) -> Exit {
-                match self { $(Self::$variant => Exit::$exit,)* }
-            }
-
-            pub const fn meaning(self) -> &'static str {
-                match self { $(Self::$variant => $meaning,)* }
-            }
-        }
-    };
-}
-
-codes! {
+proto::error_codes! {
     Usage "PITR-U001" Usage "the command line is not understood";
     Secret "PITR-U002" Usage "a password stands on the command line";
     OtherProgram "PITR-U003" Usage "the command is one of pitrd";
@@ -72,6 +22,7 @@ codes! {
     Store "PITR-C003" Config "the store refuses what is asked: address, bucket or rights";
     NoArchive "PITR-C004" Config "there is no archive at this address";
     NewerFormat "PITR-C005" Config "a newer program wrote the archive";
+    ConfigValue "PITR-C006" Config "a value in the configuration file or a variable is not understood";
     WrongCluster "PITR-W001" WrongCluster "the archive is of another engine or lineage";
     Unreachable "PITR-S001" Unreachable "the store does not answer";
     Damaged "PITR-D001" Failed "something in the archive is damaged";
@@ -83,67 +34,6 @@ codes! {
     Found "PITR-V001" VerifyFound "verify found something";
     LagOver "PITR-L001" Lag "the archive lags more than --fail-if-lag allows";
     Failed "PITR-X001" Failed "something failed that has no code of its own";
-}
-
-impl fmt::Display for Code {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.text())
-    }
-}
-
-impl Serialize for Code {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.text())
-    }
-}
-
-/// An error as a person reads it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct CliError {
-    pub code: Code,
-    pub what: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub why: Option<String>,
-    pub next: String,
-}
-
-impl CliError {
-    pub fn new(code: Code, what: impl Into<String>, next: impl Into<String>) -> Self {
-        Self { code, what: what.into(), why: None, next: next.into() }
-    }
-
-    #[must_use]
-    pub fn why(mut self, why: impl Into<String>) -> Self {
-        self.why = Some(why.into());
-        self
-    }
-
-    /// From an error of the program, with its causes as the reason.
-    pub fn caused(code: Code, error: &dyn std::error::Error, next: impl Into<String>) -> Self {
-        let mut made = Self::new(code, error.to_string(), next);
-        made.why = error.source().map(crate::catalog::describe);
-        made
-    }
-
-    pub const fn exit(&self) -> Exit {
-        self.code.exit()
-    }
-
-    /// One JSON object, for `--json`.
-    pub fn to_json(&self) -> String {
-        let body = serde_json::json!({ "error": self, "exit": self.exit() as u8 });
-        body.to_string()
-    }
-}
-
-impl fmt::Display for CliError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "error {}: {}", self.code, self.what)?;
-        if let Some(why) = &self.why {
-            write!(f, "\n  why:  {why}")?;
-        }
-        write!(f, "\n  next: {}", self.next)
-    }
 }
 
 impl From<CatalogError> for CliError {
@@ -170,15 +60,16 @@ impl From<CatalogError> for CliError {
     }
 }
 
-impl From<ArchiveError> for CliError {
-    fn from(error: ArchiveError) -> Self {
-        CatalogError::from(error).into()
+impl ArchiveCode for Code {
+    fn of_store(error: &StoreError) -> CliError {
+        store(error)
     }
-}
 
-impl From<StoreError> for CliError {
-    fn from(error: StoreError) -> Self {
-        store(&error)
+    fn of_archive(error: &ArchiveError) -> CliError {
+        match error {
+            ArchiveError::Store(error) => store(error),
+            _ => by_class(error.class(), error),
+        }
     }
 }
 
@@ -204,34 +95,10 @@ fn by_class(class: Class, error: &dyn std::error::Error) -> CliError {
 mod tests {
     use super::*;
 
-    /// The table of docs/ERRORS.md, as it follows from the codes.
-    fn table() -> String {
-        let rows = Code::ALL
-            .iter()
-            .map(|code| format!("| {code} | {} | {} |\n", code.exit() as u8, code.meaning()));
-        rows.collect()
-    }
-
     #[test]
-    fn every_code_of_pitr_is_listed_and_nothing_else() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/ERRORS.md");
-        let docs = std::fs::read_to_string(path).expect("docs/ERRORS.md");
-        let section = docs.split("\n## ").find(|section| section.starts_with("`pitr`\n"));
-        let section = section.expect("a section named `pitr`");
-        let listed: String = section
-            .lines()
-            .filter(|l| l.starts_with("| PITR-"))
-            .map(|l| format!("{l}\n"))
-            .collect();
-        assert_eq!(listed, table());
-    }
-
-    #[test]
-    fn no_code_is_used_twice() {
-        let mut texts: Vec<_> = Code::ALL.iter().map(|code| code.text()).collect();
-        texts.sort_unstable();
-        texts.dedup();
-        assert_eq!(texts.len(), Code::ALL.len());
+    fn every_code_is_listed_and_nothing_else() {
+        let docs = include_str!("../../../docs/ERRORS.md");
+        assert_eq!(proto::cli::listed(docs, "pitr"), proto::cli::table::<Code>());
     }
 
     #[test]

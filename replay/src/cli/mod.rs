@@ -5,7 +5,6 @@
 
 pub mod error;
 mod args;
-mod config;
 mod show;
 mod status;
 mod list;
@@ -19,10 +18,10 @@ pub use error::{CliError, Code, Exit};
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 
-use clap::{CommandFactory, FromArgMatches};
+use proto::cli::{LogFormat, Parsed, Program, emit, fail};
+use proto::clock::{Clock, SystemClock};
 
 use crate::catalog::Catalog;
-use proto::clock::{Clock, SystemClock};
 
 /// What a command has to say, and how it ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,12 +39,17 @@ pub struct Context {
     pub terminal: bool,
 }
 
-/// The commands of the other program.
-const OF_PITRD: [&str; 5] = ["run", "base", "check", "point", "rules"];
+const PROGRAM: Program = Program {
+    name: "pitr",
+    other: "pitrd",
+    of_other: &["run", "base", "check", "point", "rules"],
+    either: &["at", "at-lsn", "at-xid", "at-name", "latest"],
+    holds_secret: |_| false,
+};
 
 /// Runs the command in `arguments` (program name first).
 pub fn run(arguments: Vec<OsString>) -> Exit {
-    let wants_json = arguments.iter().any(|word| word == "--json");
+    let wants_json = proto::cli::wants_json(&arguments);
     let cli = match parse(arguments, std::env::var_os("PITR_CONFIG")) {
         Ok(Parsed::Command(cli)) => cli,
         Ok(Parsed::Help(text)) => {
@@ -54,7 +58,7 @@ pub fn run(arguments: Vec<OsString>) -> Exit {
         }
         Err(error) => return fail(&error, wants_json),
     };
-    log_to_stderr();
+    proto::cli::to_stderr("warn", LogFormat::Text);
     let json = cli.global.json;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let done = match runtime {
@@ -113,93 +117,13 @@ impl Outcome {
     }
 }
 
-#[derive(Debug)]
-enum Parsed {
-    Command(Box<Cli>),
-    Help(String),
-}
-
-fn parse(arguments: Vec<OsString>, variable: Option<OsString>) -> Result<Parsed, CliError> {
-    refuse_secrets(&arguments)?;
-    let mut command = Cli::command();
-    if let Some(path) = config::file_of(&arguments, variable) {
-        command = config::apply(command, &path, &arguments)?;
-    }
-    let matches = match command.try_get_matches_from(arguments) {
-        Ok(matches) => matches,
-        Err(error) if !error.use_stderr() => return Ok(Parsed::Help(error.render().to_string())),
-        Err(error) => return Err(usage(&error)),
-    };
-    match Cli::from_arg_matches(&matches) {
-        Ok(cli) => Ok(Parsed::Command(Box::new(cli))),
-        Err(error) => Err(usage(&error)),
-    }
-}
-
-/// A password in an argument stands in every process list; it is not repeated here.
-fn refuse_secrets(arguments: &[OsString]) -> Result<(), CliError> {
-    let has_secret = |word: &str| {
-        let lower = word.to_ascii_lowercase();
-        let user_info = word.split_once("://").and_then(|(_, rest)| {
-            rest.split(['/', '?']).next().and_then(|authority| authority.rsplit_once('@'))
-        });
-        user_info.is_some_and(|(user, _)| user.contains(':')) || lower.contains("password=")
-    };
-    if arguments.iter().any(|word| has_secret(&word.to_string_lossy())) {
-        return Err(CliError::new(
-            Code::Secret,
-            "a password stands on the command line, where every user of this machine can read it",
-            "give it in the environment, in a file, or by the AWS credential chain, and change it",
-        ));
-    }
-    Ok(())
-}
-
-fn usage(error: &clap::Error) -> CliError {
-    use clap::error::{ContextKind, ContextValue, ErrorKind};
-    if error.kind() == ErrorKind::InvalidSubcommand
-        && let Some(ContextValue::String(name)) = error.get(ContextKind::InvalidSubcommand)
-        && OF_PITRD.contains(&name.as_str())
-    {
-        let what = format!("that is `pitrd {name}`");
-        let next = format!("run `pitrd {name} --help` on the database's machine");
-        return CliError::new(Code::OtherProgram, what, next);
-    }
-    let text = error.render().to_string();
-    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let first = lines.next().unwrap_or_default();
-    // Without a command clap answers with the whole help.
-    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return CliError::new(Code::Usage, "no command is given", "run `pitr --help`");
-    }
-    let next = lines.find(|line| line.starts_with("Usage:")).unwrap_or("run `pitr --help`");
-    CliError::new(Code::Usage, first.trim_start_matches("error: "), next)
-}
-
-fn log_to_stderr() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("PITR_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    let made = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // Set already when another command of the same process was run: that is as good.
-    let _ = made.try_init();
-}
-
-/// To the standard output; a reader that went away (`| head`) is no error.
-fn emit(text: &str) {
-    let mut out = std::io::stdout().lock();
-    let newline = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
-    let _ = write!(out, "{text}{newline}").and_then(|()| out.flush());
+fn parse(arguments: Vec<OsString>, variable: Option<OsString>) -> Result<Parsed<Cli>, CliError> {
+    proto::cli::parse(&PROGRAM, arguments, variable)
 }
 
 /// A line on the standard error: progress where nobody watches.
 fn note(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
-}
-
-fn fail(error: &CliError, json: bool) -> Exit {
-    let text = if json { error.to_json() } else { error.to_string() };
-    let _ = writeln!(std::io::stderr(), "{text}");
-    error.exit()
 }
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ async fn status_of(archive: &Archive, seconds: i64) -> String {
 
 #[test]
 fn a_command_of_pitrd_names_it() {
-    for name in super::OF_PITRD {
+    for name in super::PROGRAM.of_other {
         let error = refused(&format!("pitr --json {name} --slot x"));
         assert_eq!(error.code, Code::OtherProgram);
         assert!(error.what.contains(&format!("pitrd {name}")), "{error}");
@@ -74,7 +74,7 @@ fn a_command_line_that_is_not_understood_says_what_and_how() {
     ");
     insta::assert_snapshot!(refused("pitr restroe"), @"
     error PITR-U001: unrecognized subcommand 'restroe'
-      next: Usage: pitr [OPTIONS] <COMMAND>
+      next: a similar subcommand exists: 'restore'. Usage: pitr [OPTIONS] <COMMAND>
     ");
 }
 

@@ -2,17 +2,16 @@
 //! variable is stronger than the file, and a flag stronger than both.
 //!
 //! Enters: the command line's definition and a TOML file. Leaves: the definition with defaults. A
-//! key that no command knows is an error: a misspelt key would silently do nothing.
+//! key that no command knows is an error: a misspelt key would silently do nothing. The file may
+//! hold passwords, so no error repeats a line of it.
 
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Command;
 
-use super::error::{CliError, Code};
-
-/// Given one of these on the command line, the file's own moment does not count.
-const MOMENTS: [&str; 5] = ["at", "at-lsn", "at-xid", "at-name", "latest"];
+use super::Program;
+use super::error::{CliError, ErrorCode};
 
 /// The file that `--config` or its variable names.
 pub(super) fn file_of(arguments: &[OsString], variable: Option<OsString>) -> Option<PathBuf> {
@@ -25,40 +24,64 @@ pub(super) fn file_of(arguments: &[OsString], variable: Option<OsString>) -> Opt
             return Some(path.into());
         }
     }
-    variable.map(PathBuf::from)
+    variable.filter(|path| !path.is_empty()).map(PathBuf::from)
+}
+
+/// What a file changed.
+pub(super) struct Applied {
+    pub command: Command,
+    /// The flags that it gives.
+    pub keys: Vec<String>,
 }
 
 /// Takes the keys of the file at `path` into the defaults of `command`.
-pub(super) fn apply(
+pub(super) fn apply<C: ErrorCode>(
+    program: &Program,
     command: Command,
-    path: &std::path::Path,
+    path: &Path,
     arguments: &[OsString],
-) -> Result<Command, CliError> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        let what = format!("{} cannot be read", path.display());
-        CliError::new(Code::ConfigFile, what, "check the path and its rights")
-            .why(error.to_string())
-    })?;
-    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
-        let what = format!("{} is no TOML", path.display());
-        CliError::new(Code::ConfigFile, what, "correct the file").why(error.to_string())
-    })?;
-    let moment_given = arguments.iter().any(|word| MOMENTS.iter().any(|m| is_flag(word, m)));
-    let mut command = command;
+) -> Result<Applied, CliError<C>> {
+    let table = read(path)?;
+    let given = program.either.iter().any(|flag| is_given(arguments, flag));
+    let mut applied = Applied { command, keys: Vec::new() };
     for (key, value) in table {
-        if moment_given && MOMENTS.contains(&key.as_str()) {
+        // Given one of these on the command line, the file's own does not count.
+        if given && program.either.contains(&key.as_str()) {
             continue;
         }
         let values = values(&value).ok_or_else(|| {
             let what = format!("{key} in {} is neither a value nor a list", path.display());
-            CliError::new(Code::ConfigKey, what, "write it as text, a number, true or a list")
+            CliError::new(C::CONFIG_KEY, what, "write it as text, a number, true or a list")
         })?;
-        command = set(command, &key, &values).ok_or_else(|| {
-            let what = format!("no command of pitr knows {key:?} in {}", path.display());
-            CliError::new(Code::ConfigKey, what, "keys are flags without dashes: `pitr --help`")
+        applied.command = set(applied.command, &key, &values).ok_or_else(|| {
+            let what =
+                format!("no command of {} knows {key:?} in {}", program.name, path.display());
+            let next = format!("keys are flags without dashes: `{} --help`", program.name);
+            CliError::new(C::CONFIG_KEY, what, next)
         })?;
+        applied.keys.push(key);
     }
-    Ok(command)
+    Ok(applied)
+}
+
+#[allow(clippy::disallowed_methods, reason = "settings are no data: Disk has none")]
+fn read<C: ErrorCode>(path: &Path) -> Result<toml::Table, CliError<C>> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        let what = format!("{} cannot be read", path.display());
+        CliError::new(C::CONFIG_FILE, what, "check the path and its rights").why(error.to_string())
+    })?;
+    text.parse().map_err(|error: toml::de::Error| {
+        let before = error.span().map_or("", |span| text.get(..span.start).unwrap_or(&text));
+        let line = before.matches('\n').count() + 1;
+        let what = format!("{} is no TOML", path.display());
+        CliError::new(C::CONFIG_FILE, what, "correct the file")
+            .why(format!("line {line}: {}", error.message()))
+    })
+}
+
+/// Whether the command line has this flag.
+pub(super) fn is_given(arguments: &[OsString], flag: &str) -> bool {
+    arguments.iter().any(|word| is_flag(word, flag))
 }
 
 fn is_flag(word: &OsStr, flag: &str) -> bool {

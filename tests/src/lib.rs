@@ -12,5 +12,6 @@ pub mod fetch;
 pub mod certificates;
 pub mod postgres;
 pub mod seaweed;
+pub mod archive;
 pub mod tcp_proxy;
 pub mod programs;

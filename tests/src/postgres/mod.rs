@@ -8,6 +8,7 @@ mod query;
 mod moment;
 mod standby;
 mod load;
+mod fill;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

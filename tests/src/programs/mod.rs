@@ -6,6 +6,7 @@
 mod http;
 mod metrics;
 mod sidecar;
+mod watch;
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};

@@ -3,3 +3,4 @@
 pub(crate) mod protected;
 mod by_hand;
 mod restore;
+mod capture_equality;

@@ -114,6 +114,7 @@ impl Archive {
 }
 
 /// Bytes that do not repeat.
+#[allow(dead_code, reason = "not every user of this file needs it")]
 pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&seed.to_le_bytes());

@@ -134,7 +134,8 @@ mod tests {
     fn another_major_version_is_refused_by_name() {
         let folder = tempfile::TempDir::new().expect("a folder");
         let postgres = folder.path().join("postgres");
-        std::fs::write(&postgres, "#!/bin/sh\necho 'postgres (PostgreSQL) 9.6.24'\n").expect("made");
+        std::fs::write(&postgres, "#!/bin/sh\necho 'postgres (PostgreSQL) 9.6.24'\n")
+            .expect("made");
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(&postgres, mode).expect("executable");
         let error = Binaries::find(Some(folder.path()), 15).expect_err("refused");

@@ -101,8 +101,11 @@ pub async fn restore_from(
     let store: Arc<dyn Store> = Arc::new(PatientStore::new(store, ATTEMPTS));
     let mut phases = Phases::default();
     let owner = owner::resolve(options.run_as.as_deref())?;
-    let folder = std::path::absolute(&options.into)
-        .map_err(|source| RestoreError::Io { action: "finding", path: options.into.clone(), source })?;
+    let folder = std::path::absolute(&options.into).map_err(|source| RestoreError::Io {
+        action: "finding",
+        path: options.into.clone(),
+        source,
+    })?;
     let saved = frozen(&folder, plan, progress)?;
     let plan = saved.as_ref().unwrap_or(plan);
     let major = plan.base.version_num / 10_000;
@@ -145,9 +148,8 @@ pub async fn restore_from(
     match (&binaries, options.then) {
         (_, Then::LayOut) | (None, _) => report.next = after::next_commands(&report, options, None),
         (Some(binaries), _) => {
-            let run = after::Run {
-                store, plan, options, binaries, sources, jobs, progress, interrupted,
-            };
+            let run =
+                after::Run { store, plan, options, binaries, sources, jobs, progress, interrupted };
             Box::pin(run.recover(&mut report, &mut phases)).await?;
         }
     }

@@ -14,7 +14,7 @@ const RELMAP_MAGIC: u32 = 0x0059_2717;
 const PAGE: usize = 8192;
 
 /// Superusers that may log in, the bootstrap superuser first, then usual names.
-pub fn candidates(folder: &Path) -> Vec<String> {
+pub(super) fn candidates(folder: &Path) -> Vec<String> {
     let mut found = read(folder).unwrap_or_default();
     found.sort();
     let mut names: Vec<String> = found.into_iter().map(|(_, name)| name).collect();
@@ -32,9 +32,8 @@ fn read(folder: &Path) -> Option<Vec<(u32, String)>> {
         return None;
     }
     let count = usize::try_from(number(4)?).ok()?.min(64);
-    let file = (0..count).find_map(|at| {
-        (number(8 + at * 8)? == AUTHID).then(|| number(12 + at * 8))?
-    })?;
+    let file = (0..count)
+        .find_map(|at| (number(8 + at * 8)? == AUTHID).then(|| number(12 + at * 8))?)?;
     let pages = std::fs::read(folder.join("global").join(file.to_string())).ok()?;
     Some(pages.chunks_exact(PAGE).flat_map(roles_in).collect())
 }

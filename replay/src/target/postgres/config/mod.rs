@@ -19,9 +19,9 @@ use std::path::{Path, PathBuf};
 
 use proto::archive::base::Complete;
 
+use super::RestoreError;
 use super::binaries::Binaries;
 use super::layout::{give, replace};
-use super::RestoreError;
 use crate::fetch::place::Owner;
 use crate::fetch::{WORK_FOLDER, command};
 use crate::plan::Plan;

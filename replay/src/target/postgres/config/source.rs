@@ -153,8 +153,12 @@ impl<'a> Cleaner<'a> {
                 gone.then_some("not here")
             }
             name if name.starts_with("recovery_target") => Some("an earlier recovery's"),
-            "restore_command" | "archive_cleanup_command" | "recovery_end_command"
-            | "promote_trigger_file" | "primary_conninfo" | "primary_slot_name"
+            "restore_command"
+            | "archive_cleanup_command"
+            | "recovery_end_command"
+            | "promote_trigger_file"
+            | "primary_conninfo"
+            | "primary_slot_name"
             | "recovery_min_apply_delay" => Some("an earlier recovery's"),
             _ => None,
         }

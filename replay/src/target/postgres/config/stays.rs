@@ -202,7 +202,8 @@ fn plain_locale(name: &str) -> String {
 fn locales() -> Vec<String> {
     let output = Command::new("locale").arg("-a").output().ok();
     let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-    let mut here: Vec<String> = text.iter().flat_map(|text| text.lines()).map(plain_locale).collect();
+    let mut here: Vec<String> =
+        text.iter().flat_map(|text| text.lines()).map(plain_locale).collect();
     if !here.is_empty() {
         here.extend(["c", "posix", "c.utf8"].map(str::to_owned));
     }

@@ -52,7 +52,11 @@ pub struct AtTarget {
 }
 
 enum Watched {
-    There { client: Client, user: String, promoted: bool },
+    There {
+        client: Client,
+        user: String,
+        promoted: bool,
+    },
     /// The log's server had more of these.
     Insufficient(Vec<(String, u64)>),
 }
@@ -78,7 +82,8 @@ impl Recovery<'_> {
                     // Ended already where readers were not let in yet; paused where they were.
                     let _ = server.stop().await;
                     for (name, value) in more {
-                        self.progress.say(&format!("{name} is raised to {value}: the log needs it"));
+                        self.progress
+                            .say(&format!("{name} is raised to {value}: the log needs it"));
                         raised.insert(name, value);
                     }
                     Sources { raised: &raised, ..self.sources }.configure()?;
@@ -141,7 +146,9 @@ impl Recovery<'_> {
 
     fn ended(&self, server: &Server, status: std::process::ExitStatus) -> RestoreError {
         let mut log = server.log.failures();
-        log.extend(self.prefetcher.trouble().map(|trouble| format!("log that was asked for: {trouble}")));
+        log.extend(
+            self.prefetcher.trouble().map(|trouble| format!("log that was asked for: {trouble}")),
+        );
         RestoreError::Server { what: format!("recovery ended before the target ({status})"), log }
     }
 }

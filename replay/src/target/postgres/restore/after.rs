@@ -140,11 +140,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    async fn wake(
-        &self,
-        reached: &mut AtTarget,
-        report: &mut Report,
-    ) -> Result<(), RestoreError> {
+    async fn wake(&self, reached: &mut AtTarget, report: &mut Report) -> Result<(), RestoreError> {
         if !reached.promoted {
             let server = &mut reached.server;
             recovery::promote(server, &reached.client, self.interrupted).await?;
@@ -222,8 +218,11 @@ fn clear_work(folder: &std::path::Path) -> Result<(), RestoreError> {
         if path.file_name().is_some_and(|name| name == "server.log") {
             continue;
         }
-        let removed =
-            if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        let removed = if path.is_dir() {
+            std::fs::remove_dir_all(&path)
+        } else {
+            std::fs::remove_file(&path)
+        };
         removed.map_err(failed)?;
     }
     Ok(())

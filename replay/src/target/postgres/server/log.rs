@@ -11,7 +11,8 @@ const READ_MAX: u64 = 4 << 20;
 /// So many lines are shown.
 const LINES_MAX: usize = 12;
 /// Words of lines that say why something ended (elog.c, `error_severity`), and our own.
-const TELLING: [&str; 6] = ["FATAL:  ", "PANIC:  ", "ERROR:  ", "DETAIL:  ", "HINT:  ", "pitr wal-fetch: "];
+const TELLING: [&str; 6] =
+    ["FATAL:  ", "PANIC:  ", "ERROR:  ", "DETAIL:  ", "HINT:  ", "pitr wal-fetch: "];
 
 /// The log of one run of a server.
 #[derive(Debug)]
@@ -89,7 +90,8 @@ impl Log {
 fn insufficient_in(line: &str) -> Option<(String, u64)> {
     let (_, rest) = line.split_once("DETAIL:  ")?;
     let (name, rest) = rest.split_once(" = ")?;
-    let (_, rest) = rest.split_once("is a lower setting than on the primary server, where its value was ")?;
+    let (_, rest) =
+        rest.split_once("is a lower setting than on the primary server, where its value was ")?;
     Some((name.to_owned(), rest.trim_end_matches('.').parse().ok()?))
 }
 
@@ -106,12 +108,11 @@ mod tests {
 
     #[test]
     fn what_the_server_says_is_understood() {
-        let (_folder, log) = log(
-            "x LOG:  recovery stopping before WAL location (LSN) \"0/3000148\"\n\
+        let (_folder, log) =
+            log("x LOG:  recovery stopping before WAL location (LSN) \"0/3000148\"\n\
              x FATAL:  recovery aborted because of insufficient parameter settings\n\
              x DETAIL:  max_connections = 10 is a lower setting than on the primary server, where \
-             its value was 100.\nx FATAL:  the database system is starting up\n",
-        );
+             its value was 100.\nx FATAL:  the database system is starting up\n");
         assert_eq!(log.stopped_at(), Some((false, proto::postgres::lsn::Lsn(0x0300_0148))));
         assert_eq!(log.insufficient(), [("max_connections".to_owned(), 100)]);
         assert_eq!(log.failures().len(), 2);

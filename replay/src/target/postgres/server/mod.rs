@@ -117,8 +117,10 @@ impl Server {
             .dbname(database)
             .application_name("pitr restore")
             // Nothing that the copy's own settings say shall keep us from finishing it.
-            .options("-c default_transaction_read_only=off -c statement_timeout=0 \
-                      -c lock_timeout=0 -c client_min_messages=warning")
+            .options(
+                "-c default_transaction_read_only=off -c statement_timeout=0 \
+                      -c lock_timeout=0 -c client_min_messages=warning",
+            )
             .connect_timeout(Duration::from_secs(10));
         let (client, connection) = config.connect(NoTls).await.ok()?;
         tokio::spawn(async move {

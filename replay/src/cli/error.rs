@@ -31,6 +31,10 @@ proto::error_codes! {
     Ambiguous "PITR-N002" NotRestorable "the wanted moment could be one of several";
     NoBase "PITR-N003" NotRestorable "no base can be replayed to the wanted moment";
     BaseRefused "PITR-N004" NotRestorable "the base asked for cannot be replayed to the moment";
+    RestoreRefused "PITR-R001" Refused "the restore is refused here, and nothing was changed";
+    Interrupted "PITR-R002" Interrupted "the restore was interrupted, and goes on when repeated";
+    RestoreFailed "PITR-R003" Failed "the restore failed, and goes on when repeated";
+    CheckFailed "PITR-R004" CheckFailed "restored, but a check of the result failed";
     Found "PITR-V001" VerifyFound "verify found something";
     LagOver "PITR-L001" Lag "the archive lags more than --fail-if-lag allows";
     Failed "PITR-X001" Failed "something failed that has no code of its own";

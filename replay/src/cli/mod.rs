@@ -10,6 +10,7 @@ mod status;
 mod list;
 mod plan;
 mod reindex;
+mod restore;
 mod verify;
 
 pub use args::{Cli, Command, Global, RestoreArgs, TargetArgs};
@@ -17,11 +18,13 @@ pub use error::{CliError, Code, Exit};
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 
 use proto::cli::{LogFormat, Parsed, Program, emit, fail};
 use proto::clock::{Clock, SystemClock};
 
 use crate::catalog::Catalog;
+use crate::fetch::{WORK_FOLDER, command};
 
 /// What a command has to say, and how it ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,33 +50,42 @@ const PROGRAM: Program = Program {
     holds_secret: |_| false,
 };
 
-/// Runs the command in `arguments` (program name first).
-pub fn run(arguments: Vec<OsString>) -> Exit {
+/// Runs the command in `arguments` (program name first), and gives its exit code.
+pub fn run(arguments: Vec<OsString>) -> u8 {
     let wants_json = proto::cli::wants_json(&arguments);
+    let of_recovery = arguments.iter().any(|word| word == command::NAME);
     let cli = match parse(arguments, std::env::var_os("PITR_CONFIG")) {
-        Ok(Parsed::Command(cli)) => cli,
+        Ok(Parsed::Command(cli)) => *cli,
         Ok(Parsed::Help(text)) => {
             emit(&text);
-            return Exit::Done;
+            return Exit::Done as u8;
         }
-        Err(error) => return fail(&error, wants_json),
+        Err(error) => {
+            let exit = fail(&error, wants_json) as u8;
+            // Any other code would end recovery where it stands.
+            return if of_recovery { command::DOUBT } else { exit };
+        }
     };
     proto::cli::to_stderr("warn", LogFormat::Text);
+    if let Command::WalFetch { name, path } = cli.command {
+        return command::run(vec![name.into(), path.into()], Path::new(WORK_FOLDER));
+    }
     let json = cli.global.json;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let done = match runtime {
-        Ok(runtime) => runtime.block_on(Box::pin(execute(*cli))),
+        Ok(runtime) => runtime.block_on(Box::pin(execute(cli))),
         Err(error) => {
             Err(CliError::caused(Code::Failed, &error, "check the limits of this process"))
         }
     };
-    match done {
+    let exit = match done {
         Ok(Outcome { output, error }) => {
             emit(&output);
             error.map_or(Exit::Done, |error| fail(&error, json))
         }
         Err(error) => fail(&error, json),
-    }
+    };
+    exit as u8
 }
 
 async fn execute(cli: Cli) -> Result<Outcome, CliError> {
@@ -85,9 +97,8 @@ async fn execute(cli: Cli) -> Result<Outcome, CliError> {
         Command::Verify(args) => verify::run(&context, &args).await,
         Command::Plan(args) => plan::run(&context, &args).await,
         Command::Reindex => reindex::run(&context).await,
-        Command::Restore(_) | Command::WalFetch { .. } => {
-            Err(CliError::new(Code::Failed, "not built in", "use another version"))
-        }
+        Command::Restore(args) => restore::run(&context, &args).await,
+        Command::WalFetch { .. } => unreachable!("it runs without a runtime of its own"),
     }
 }
 

@@ -280,3 +280,23 @@ fn a_word_is_quoted_as_a_shell_takes_it() {
     assert_eq!(super::plan::quoted("s3://b/p"), "s3://b/p");
     assert_eq!(super::plan::quoted("before it's late"), r"'before it'\''s late'");
 }
+
+#[test]
+fn a_tablespace_needs_an_old_and_a_new_place() {
+    use super::restore::tablespaces;
+    let pairs =
+        |words: &[&str]| tablespaces(&words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>());
+    let found = pairs(&["/old=/new", "16400=/other"]).expect("two pairs");
+    assert_eq!(found["16400"], std::path::Path::new("/other"));
+    for words in [&["/old"][..], &["=/new"], &["/old="], &["/a=/b", "/a=/c"]] {
+        assert_eq!(pairs(words).expect_err("refused").code, Code::Usage, "{words:?}");
+    }
+}
+
+#[test]
+fn recovery_never_takes_a_misspelt_fetch_for_the_end_of_the_log() {
+    let line = ["pitr", "--jsno", "wal-fetch", "a", "b"];
+    assert_eq!(super::run(line.iter().map(OsString::from).collect()), 200);
+    let line = ["pitr", "--json", "wal-fetch", "nonsense", "/no/such/folder/x"];
+    assert_eq!(super::run(line.iter().map(OsString::from).collect()), 200);
+}

@@ -5,7 +5,7 @@
 //! child, as recovery asks for it (xlogrecovery.c, `XLogFileReadAnyTLI`), unless only the parent
 //! has it. Nothing is asked of the store here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::log::Stored;
 use super::{Catalog, CatalogError, Gap};
@@ -18,6 +18,8 @@ pub struct LogPath {
     pub history: History,
     /// Oldest first.
     pub stretches: Vec<Stretch>,
+    /// Segments that were found damaged, and how: they count as lost.
+    pub holes: BTreeMap<u64, String>,
 }
 
 /// One segment on a path.
@@ -39,7 +41,7 @@ pub struct LogRange {
 
 impl LogPath {
     pub fn new(history: History) -> Self {
-        Self { stretches: history.path(), history }
+        Self { stretches: history.path(), history, holes: BTreeMap::new() }
     }
 
     pub const fn timeline(&self) -> Timeline {
@@ -90,6 +92,9 @@ impl Catalog {
     /// Where segment `number` of a path comes from.
     pub fn locate(&self, path: &LogPath, number: u64) -> Option<Located<'_>> {
         let size = self.segment_size();
+        if path.holes.contains_key(&number) {
+            return None;
+        }
         let mut best: Option<Located<'_>> = None;
         for (timeline, own) in path.owners(number, size) {
             let stored = self.logs.get(&timeline).and_then(|log| log.segments.get(&number));

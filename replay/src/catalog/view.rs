@@ -68,13 +68,19 @@ impl Catalog {
             to: gap.to.offset.into(),
             reason: gap.reason,
         });
+        let holes = path.holes.iter().map(|(number, reason)| Gap {
+            from: size.start_of(*number),
+            to: size.start_of(number + 1),
+            reason: reason.clone(),
+        });
+        let gaps = gaps.chain(holes).collect();
         Ok(ArchiveView {
             catalog: self,
             pieces,
             summaries,
             end,
             watermark: watermark.map(|mark| mark.proven()),
-            gaps: gaps.collect(),
+            gaps,
             bases: bases.into_iter().map(summary_of).collect(),
             path,
         })

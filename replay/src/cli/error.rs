@@ -31,6 +31,7 @@ proto::error_codes! {
     Ambiguous "PITR-N002" NotRestorable "the wanted moment could be one of several";
     NoBase "PITR-N003" NotRestorable "no base can be replayed to the wanted moment";
     BaseRefused "PITR-N004" NotRestorable "the base asked for cannot be replayed to the moment";
+    DamagedLog "PITR-N005" NotRestorable "a damaged segment lies on the way to the wanted moment";
     RestoreRefused "PITR-R001" Refused "the restore is refused here, and nothing was changed";
     Interrupted "PITR-R002" Interrupted "the restore was interrupted, and goes on when repeated";
     RestoreFailed "PITR-R003" Failed "the restore failed, and goes on when repeated";

@@ -167,6 +167,10 @@ impl From<PlanError> for CliError {
                 let next = format!("choose another moment, or take the risk: --base {id}");
                 Self::caused(Code::NoBase, &error, next)
             }
+            PlanError::Damaged { ref detail, .. } => {
+                let next = "give an earlier moment, or one behind a later base: `pitr list`";
+                Self::new(Code::DamagedLog, error.to_string(), next).why(detail.clone())
+            }
             PlanError::Hole { .. } => {
                 Self::caused(Code::Missed, &error, "`pitr verify` lists what is missing")
             }

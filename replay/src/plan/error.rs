@@ -3,7 +3,7 @@
 use proto::postgres::lsn::{Lsn, Timeline};
 
 use crate::catalog::CatalogError;
-use crate::find::{FindError, Refusal};
+use crate::find::{FindError, Moment, Refusal};
 
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -30,12 +30,19 @@ pub enum PlanError {
     /// The only bases that could be used have pages with wrong checksums.
     #[error("only damaged bases can be replayed to that moment: {}", list(.ids))]
     OnlyDamaged { ids: Vec<String> },
+    /// The moment lies in a damaged segment, or behind it.
+    #[error("{segment} is damaged, and the wanted moment lies in it or behind it{}", newest(*.before))]
+    Damaged { segment: String, detail: String, before: Option<Moment> },
     #[error("the log from {from} to {to} is not whole: nothing holds {missing}")]
     Hole { from: Lsn, to: Lsn, missing: String },
 }
 
 fn list(ids: &[String]) -> String {
     if ids.is_empty() { "none".to_owned() } else { ids.join(", ") }
+}
+
+fn newest(before: Option<Moment>) -> String {
+    before.map_or_else(String::new, |moment| format!("; the newest moment before it is {moment}"))
 }
 
 impl From<FindError> for PlanError {

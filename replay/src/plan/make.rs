@@ -3,13 +3,12 @@
 //! Enters: a catalog and what is wanted. Leaves: the plan, or why there is none: nothing was
 //! fetched but what a search needs, and nothing written.
 
-use proto::position::ByteCount;
 use proto::postgres::lsn::{Lsn, SegmentId, Timeline};
 use proto::timestamp::Timestamp;
 
 use super::{
     FetchBytes, FrozenEnd, PLAN_FORMAT, Plan, PlanError, PlannedBase, PlannedSegment,
-    PlannedTarget, settings,
+    PlannedTarget, damaged, settings,
 };
 use crate::catalog::read::source_of;
 use crate::catalog::{ArchiveView, Base, Catalog, LogPath, LogRange};
@@ -36,13 +35,43 @@ pub struct Wanted {
 /// # Errors
 /// [`PlanError`]: the moment or the base is refused, or the archive cannot be read.
 pub async fn make(catalog: &Catalog, wanted: &Wanted, now: Timestamp) -> Result<Plan, PlanError> {
-    let path = match wanted.timeline {
+    let mut path = match wanted.timeline {
         Some(timeline) => catalog.path_to(timeline)?,
         None => catalog.path(),
     };
     if let Some(id) = &wanted.base {
         check_base(catalog, &path, id)?;
     }
+    // A damaged segment counts as lost from where it is found on: what stands before it, and what a
+    // later base makes reachable behind it, can be restored still.
+    loop {
+        let damaged = match attempt(catalog, &path, wanted, now).await {
+            Ok(plan) => match damaged::in_footers(catalog, &plan).await? {
+                None => return damaged::unless_latest(plan, &path, wanted),
+                Some(found) => found,
+            },
+            Err(error) => match damaged::named_by(&error, catalog.segment_size()) {
+                Some(found) if !path.holes.contains_key(&found.0) => found,
+                _ => return Err(damaged::or_behind(error, &path, catalog)),
+            },
+        };
+        if path.holes.len() == damaged::HOLES_MAX || path.holes.contains_key(&damaged.0) {
+            return Err(PlanError::Damaged {
+                segment: damaged::name(catalog, &path, damaged.0),
+                detail: damaged.1,
+                before: None,
+            });
+        }
+        path.holes.insert(damaged.0, damaged.1);
+    }
+}
+
+async fn attempt(
+    catalog: &Catalog,
+    path: &LogPath,
+    wanted: &Wanted,
+    now: Timestamp,
+) -> Result<Plan, PlanError> {
     let allowed = |base: &Base| match &wanted.base {
         Some(id) => base.id() == id,
         None => !base.is_damaged(),
@@ -50,9 +79,9 @@ pub async fn make(catalog: &Catalog, wanted: &Wanted, now: Timestamp) -> Result<
     let view = catalog.view(path.clone(), allowed).await?;
     let resolved = match resolve(&view, &wanted.request).await {
         Ok(resolved) => resolved,
-        Err(error) => return Err(refused(catalog, &path, wanted, error.into()).await),
+        Err(error) => return Err(refused(catalog, path, wanted, error.into()).await),
     };
-    build(catalog, &path, &view, wanted, &resolved, now).await
+    build(catalog, path, &view, wanted, &resolved, now).await
 }
 
 fn check_base(catalog: &Catalog, path: &LogPath, id: &str) -> Result<(), PlanError> {
@@ -214,62 +243,4 @@ fn frozen(catalog: &Catalog, path: &LogPath, view: &ArchiveView<'_>, end: Lsn) -
 fn histories(catalog: &Catalog, path: &LogPath) -> Vec<Timeline> {
     let timelines = path.stretches.iter().map(|stretch| stretch.timeline);
     timelines.filter(|timeline| catalog.histories.contains_key(timeline)).collect()
-}
-
-impl Plan {
-    /// What a person is shown before it is done.
-    pub fn summary(&self) -> String {
-        let target = &self.target;
-        let side = if target.inclusive { "after" } else { "before" };
-        let mut lines = vec![
-            format!("target     {}", target.asked),
-            format!(
-                "stops      {side} the record at {} on timeline {}",
-                target.lsn, target.timeline
-            ),
-        ];
-        let commit = |commit: &crate::catalog::Commit| {
-            let xid = commit.xid.map_or("unknown".to_owned(), |xid| xid.to_string());
-            format!("transaction {xid} at {} (LSN {})", commit.time, commit.start)
-        };
-        if let Some(kept) = &target.last_kept {
-            lines.push(format!("last kept  {}", commit(kept)));
-        }
-        if let Some(left) = &target.first_left_out {
-            lines.push(format!("left out   {}", commit(left)));
-        }
-        let base = &self.base;
-        let damaged = if base.damaged { ", DAMAGED" } else { "" };
-        lines.push(format!(
-            "base       {} (finished {}, PostgreSQL {}{damaged})",
-            base.id,
-            base.finished,
-            base.version_num / 10_000
-        ));
-        lines.push(self.log_line());
-        lines.push(format!(
-            "fetch      {} ({} base, {} log); disk {} and what the database grows by",
-            ByteCount(self.fetch.total()),
-            ByteCount(self.fetch.base),
-            ByteCount(self.fetch.log),
-            ByteCount(self.disk_bytes)
-        ));
-        lines.push(format!(
-            "archive    {}  lineage {}  cluster {}",
-            self.archive, self.lineage, self.identity.cluster
-        ));
-        lines.extend(self.warnings.iter().map(|warning| format!("note       {warning}")));
-        lines.join("\n") + "\n"
-    }
-
-    fn log_line(&self) -> String {
-        let name = |segment: Option<&PlannedSegment>| {
-            segment.map_or_else(String::new, |segment| segment.name.clone())
-        };
-        let (first, last) = (name(self.segments.first()), name(self.segments.last()));
-        let count = self.segments.len();
-        let counted = if count == 1 { "1 segment" } else { &format!("{count} segments") };
-        let span = if count == 1 { first } else { format!("{first} to {last}") };
-        format!("log        {counted}, {span}; frozen at {}", self.end.lsn)
-    }
 }

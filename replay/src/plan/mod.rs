@@ -6,9 +6,11 @@
 //! here, so a crash leaves nothing.
 
 mod answer;
+mod damaged;
 mod error;
 mod make;
 mod settings;
+mod summary;
 
 pub use answer::Answer;
 pub use error::PlanError;

@@ -192,3 +192,43 @@ async fn a_plan_across_a_promotion_names_the_timelines_numerically() {
     assert_eq!(plan.target.last_kept.and_then(|commit| commit.xid), Some(102));
     assert_eq!((plan.target.timeline, plan.histories.len()), (ONE, 0));
 }
+
+#[tokio::test]
+async fn a_damaged_segment_is_refused_with_what_can_be_restored_around_it() {
+    let (archive, _) = whole().await;
+    // Its bytes: found by decoding, for there is no index.
+    archive.damage(&sealed(4), 40);
+    let middle = refusal(&archive, Target::Time(at(45))).await;
+    let told = matches!(middle, Refusal::InGap { .. } | Refusal::BehindGap { .. });
+    assert!(told && middle.to_string().contains("CRC"), "{middle}");
+    let before = plan(&archive, &wanted(Target::Time(at(25)))).await.expect("it stands before");
+    assert_eq!(before.target.last_kept.and_then(|commit| commit.xid), Some(102));
+    // Behind a base that was taken since then everything can be restored again.
+    let start = size().start_of(5);
+    archive.base("20261120T140051Z", start, Lsn(start.0 + 80), at(51)).await;
+    let behind = plan(&archive, &wanted(Target::Latest)).await.expect("a later base");
+    assert_eq!(behind.base.id, "20261120T140051Z");
+}
+
+#[tokio::test]
+async fn the_latest_moment_is_refused_when_the_end_is_damaged() {
+    let (archive, _) = whole().await;
+    let length = std::fs::metadata(archive.file(&sealed(5))).expect("it is there").len();
+    let footer = usize::try_from(length).expect("small") - 60;
+    let catalog = archive.catalog().await;
+    catalog.reindex(&*archive.store, |_, _| ()).await.expect("writable");
+    archive.damage(&sealed(5), footer);
+    for target in [Target::Latest, Target::Time(at(55))] {
+        let error = plan(&archive, &wanted(target)).await.expect_err("it lies behind the damage");
+        let told = match &error {
+            PlanError::Damaged { segment, .. } => *segment == name(5),
+            PlanError::Refused(reason) => {
+                matches!(**reason, Refusal::BehindGap { .. } | Refusal::InGap { .. })
+            }
+            _ => false,
+        };
+        assert!(told, "{error:?}");
+    }
+    let early = plan(&archive, &wanted(Target::Time(at(35)))).await.expect("it stands before");
+    assert_eq!(early.target.last_kept.and_then(|commit| commit.xid), Some(103));
+}

@@ -75,8 +75,18 @@ pub fn temp() -> PathBuf {
     }
 }
 
+static ROOT: OnceLock<Result<Root, String>> = OnceLock::new();
+
+/// Removes all folders of this process at once: for a program that is about to end. A test process
+/// leaves its empty root to the sweep of the next one.
+pub fn remove_root() {
+    if let Some(Ok(root)) = ROOT.get() {
+        // What cannot be removed now is swept later.
+        let _ = std::fs::remove_dir_all(&root.path);
+    }
+}
+
 fn root() -> Result<&'static Path> {
-    static ROOT: OnceLock<Result<Root, String>> = OnceLock::new();
     match ROOT.get_or_init(|| open_root().map_err(|error| format!("{error:#}"))) {
         Ok(root) => Ok(&root.path),
         Err(error) => anyhow::bail!("no folder for the tests: {error}"),

@@ -4,4 +4,5 @@ mod harness;
 mod flow;
 mod faults;
 mod cli;
+mod docs;
 mod tidy;

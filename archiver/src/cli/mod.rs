@@ -5,7 +5,6 @@
 
 pub mod error;
 mod args;
-mod prepare;
 mod run;
 mod once;
 mod writer;

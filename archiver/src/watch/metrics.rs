@@ -8,7 +8,6 @@ use axum::extract::State as Shared;
 use axum::routing::get;
 use metrics::gauge;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::state::{Phase, State};
@@ -17,9 +16,6 @@ use super::state::{Phase, State};
 const UPLOAD_BUCKETS: [f64; 12] =
     [0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
-
-/// The state of the pipeline that runs now; each has its own.
-pub type Current = watch::Receiver<Option<Arc<State>>>;
 
 /// Installs the recorder; `None` when the process has one already.
 pub fn install() -> Option<PrometheusHandle> {
@@ -67,14 +63,8 @@ fn describe() {
     describe_histogram!("pitr_upload_duration_seconds", Unit::Seconds, "Time of a put");
 }
 
-/// Sets the gauges from the state; before the first pipeline there is none.
-pub fn refresh(state: Option<&State>) {
-    let now = state.map_or(Phase::Starting, State::phase);
-    for phase in Phase::ALL {
-        let value = if phase == now { 1.0 } else { 0.0 };
-        gauge!("pitr_archiver_state", "state" => phase.name()).set(value);
-    }
-    let Some(state) = state else { return };
+/// Sets the gauges from the state.
+pub fn refresh(state: &State) {
     gauge!("pitr_rpo_lag_seconds").set(state.lag_seconds());
     if let Some(stored) = state.stored() {
         gauge!("pitr_durable_position").set(stored.offset.0 as f64);
@@ -93,13 +83,18 @@ pub fn refresh(state: Option<&State>) {
         gauge!("pitr_backup_last_success_timestamp_seconds").set(base.0 as f64 / 1e6);
     }
     metrics::counter!("pitr_backup_failed_total").absolute(failures);
+    let now = state.phase();
+    for phase in Phase::ALL {
+        let value = if phase == now { 1.0 } else { 0.0 };
+        gauge!("pitr_archiver_state", "state" => phase.name()).set(value);
+    }
 }
 
 /// Serves until stopped.
 pub async fn serve(
     listen: String,
     handle: PrometheusHandle,
-    current: Current,
+    state: Arc<State>,
     stop: CancellationToken,
 ) {
     let upkeep = handle.clone();
@@ -124,7 +119,7 @@ pub async fn serve(
     let app = Router::new()
         .route("/metrics", get(metrics_page))
         .route("/health", get(async || "ok\n"))
-        .with_state((handle, current));
+        .with_state((handle, state));
     let served =
         axum::serve(listener, app).with_graceful_shutdown(async move { stop.cancelled().await });
     if let Err(error) = served.await {
@@ -133,10 +128,9 @@ pub async fn serve(
 }
 
 async fn metrics_page(
-    Shared((handle, current)): Shared<(PrometheusHandle, Current)>,
+    Shared((handle, state)): Shared<(PrometheusHandle, Arc<State>)>,
 ) -> ([(axum::http::HeaderName, &'static str); 1], String) {
-    let state = current.borrow().clone();
-    refresh(state.as_deref());
+    refresh(&state);
     let kind = "text/plain; version=0.0.4; charset=utf-8";
     ([(axum::http::header::CONTENT_TYPE, kind)], handle.render())
 }

@@ -1,1 +1,4 @@
 //! What people and programs type and read: bad input, exit codes, `--json`.
+
+mod docs;
+mod demo;

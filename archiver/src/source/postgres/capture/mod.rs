@@ -26,9 +26,8 @@ use super::drive::{self, Drive, Outcome};
 use super::{Acknowledged, Class, ConnectOptions, Error, Session, SlotName, StreamOptions};
 use crate::ring::{Item, RingSender};
 use crate::ship::Durable;
-use crate::watch::repeat::Repeat;
 use crate::watch::state::{Phase, State};
-pub use follow::{Found, slot_position};
+pub use follow::slot_position;
 use sink::RingSink;
 
 /// How far a promotion may lie below what is durable (DESIGN §5.7).
@@ -93,7 +92,6 @@ pub struct Capture {
     received: Lsn,
     /// What asynchronous commits may lag behind (DESIGN §5.9).
     margin: Duration,
-    repeat: Repeat,
 }
 
 impl Capture {
@@ -104,7 +102,6 @@ impl Capture {
         stop: CancellationToken,
         from: Position,
     ) -> Self {
-        let repeat = Repeat::new(setup.clock.clone());
         Self {
             setup,
             ring,
@@ -113,7 +110,6 @@ impl Capture {
             timeline: from.epoch.into(),
             received: from.offset.into(),
             margin: Duration::from_secs(2),
-            repeat,
         }
     }
 
@@ -239,7 +235,6 @@ impl Capture {
         let found = session.identify().await?;
         let restart = follow::slot_position(&self.setup.options, &self.setup.slot, &mut session)
             .await?
-            .restart
             .unwrap_or(found.flushed);
         session.close().await;
         let size = self.setup.identity.segment_bytes;
@@ -274,14 +269,11 @@ impl Capture {
         (delay.unwrap_or(Duration::from_millis(200)) * 4).max(Duration::from_secs(2))
     }
 
-    async fn away(&mut self, error: &Error, backoff: &mut Backoff) {
-        self.setup.state.beat();
+    async fn away(&self, error: &Error, backoff: &mut Backoff) {
         let wait = backoff.next_wait().max(Duration::from_millis(200));
-        let (class, state) = (error.class(), error.sqlstate());
-        if let Some(kept_back) = self.repeat.tell(format!("{class:?} {state:?}")) {
-            let (error, again_in_ms) = (proto::cli::causes(error), wait.as_millis() as u64);
-            tracing::warn!(error, ?class, again_in_ms, kept_back, "source away: trying again");
-        }
+        let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+        let class = error.class();
+        tracing::warn!(%error, source, ?class, again_in_ms = wait.as_millis() as u64, "source away");
         self.pause(wait).await;
     }
 
@@ -295,7 +287,6 @@ impl Capture {
     async fn wait_for_room(&self) {
         self.setup.state.enter(Phase::Held);
         while !self.stop.is_cancelled() {
-            self.setup.state.beat();
             self.pause(Duration::from_millis(200)).await;
             if self.setup.state.level.has_room() && !self.ring.is_full() {
                 return;

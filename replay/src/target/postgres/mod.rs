@@ -17,8 +17,6 @@ mod restore;
 mod superuser;
 #[cfg(test)]
 pub(crate) mod testing;
-#[cfg(test)]
-mod tests;
 
 pub use error::RestoreError;
 pub use report::{Check, Left, Report};

@@ -154,13 +154,13 @@ impl Source {
         Ok(Box::pin(make(&catalog, &wanted, SystemClock::new().wall())).await?)
     }
 
-    pub(crate) fn into(&self, name: &str) -> PathBuf {
+    pub(crate) fn place(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     pub(crate) fn options(&self, name: &str) -> RestoreOptions {
         RestoreOptions {
-            into: self.into(name),
+            into: self.place(name),
             pg_bin: Some(self.cluster.bin_dir()),
             run_as: tests::user::run_as().map(str::to_owned),
             program: Some(PathBuf::from(env!("CARGO_BIN_EXE_pitr"))),

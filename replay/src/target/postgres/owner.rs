@@ -18,8 +18,7 @@ const DEFAULT_USER: &str = "postgres";
 /// When we are root and there is no such user, or not root and asked for another user.
 pub fn resolve(run_as: Option<&str>) -> Result<Option<Owner>, RestoreError> {
     let me = rustix::process::geteuid();
-    let found = run_as.or(me.is_root().then_some(DEFAULT_USER));
-    let Some(name) = found else { return Ok(None) };
+    let Some(name) = name(run_as) else { return Ok(None) };
     let owner = lookup(name).filter(|owner| owner.uid != 0);
     match owner {
         Some(owner) if owner.uid == me.as_raw() => Ok(None),
@@ -27,6 +26,11 @@ pub fn resolve(run_as: Option<&str>) -> Result<Option<Owner>, RestoreError> {
         Some(_) => Err(RestoreError::NotRoot { name: name.to_owned(), uid: me.as_raw() }),
         None => Err(RestoreError::NoUser { name: name.to_owned() }),
     }
+}
+
+/// The user that a server is to run as, if that is not plainly ourselves.
+pub(super) fn name(run_as: Option<&str>) -> Option<&str> {
+    run_as.or(rustix::process::geteuid().is_root().then_some(DEFAULT_USER))
 }
 
 /// By `id`, which asks whatever name service the machine uses.

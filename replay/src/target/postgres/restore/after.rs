@@ -248,7 +248,7 @@ pub(super) fn next_commands(
 ) -> Vec<String> {
     let folder = super::super::config::shell_quoted(&report.folder.display().to_string());
     let bin = binaries.map_or(String::new(), |found| format!("{}/", found.folder.display()));
-    let ctl = match &options.run_as {
+    let ctl = match owner::name(options.run_as.as_deref()) {
         Some(user) => format!("runuser -u {user} -- {bin}pg_ctl -D {folder}"),
         None => format!("{bin}pg_ctl -D {folder}"),
     };

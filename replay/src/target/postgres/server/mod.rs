@@ -65,7 +65,10 @@ impl Server {
     pub async fn start(start: &Start<'_>) -> Result<Self, RestoreError> {
         earlier_has_ended(start.folder).await?;
         let sockets = socket_folder(start.owner)?;
-        let log = Log::open(&start.folder.join(WORK_FOLDER).join("server.log"))?;
+        let path = start.folder.join(WORK_FOLDER).join("server.log");
+        let log = Log::open(&path)?;
+        // Whoever starts the server next appends to it as its own user.
+        give(&path, start.owner)?;
         let port = start.stays_on.unwrap_or(PRIVATE_PORT);
         let mut command = Command::new(start.binaries.program("postgres"));
         command.arg("-D").arg(start.folder).args(arguments(start, &sockets, port));

@@ -318,12 +318,19 @@ impl Running {
     /// # Errors
     /// The first contradiction.
     pub async fn finish(self) -> Result<(), PipelineError> {
-        let Self { state, stop, capture, spool, ship, index, .. } = self;
+        let Self { state, stop, mut capture, mut spool, mut ship, index, .. } = self;
         let aborts = [capture.abort_handle(), spool.abort_handle(), ship.abort_handle()];
-        let ended = ended(capture, spool, ship).await;
+        let ended = ended(&mut capture, &mut spool, &mut ship).await;
         if ended.is_err() {
             stop.cancel();
-            aborts.iter().for_each(tokio::task::AbortHandle::abort);
+            aborts[0].abort();
+            aborts[2].abort();
+            if !spool.is_finished() {
+                // Without its source it ends by itself: whoever reads the folder next must find
+                // nobody else at work in it.
+                let _ = tokio::time::timeout(LAST_TAIL, &mut spool).await;
+            }
+            aborts[1].abort();
         }
         if !ended? {
             tracing::warn!(
@@ -353,9 +360,9 @@ type Task<E> = tokio::task::JoinHandle<Result<(), E>>;
 /// Waits for all three, or for the first error. `false`: the store did not take the last bytes in
 /// time after the source had ended.
 async fn ended(
-    mut capture: Task<CaptureError>,
-    mut spool: Task<SpoolError>,
-    mut ship: Task<ShipError>,
+    capture: &mut Task<CaptureError>,
+    spool: &mut Task<SpoolError>,
+    ship: &mut Task<ShipError>,
 ) -> Result<bool, PipelineError> {
     let (mut spooled, mut shipped) = (false, false);
     let mut why_closed = None;
@@ -363,15 +370,15 @@ async fn ended(
     loop {
         tokio::select! {
             biased;
-            done = &mut spool, if !spooled => {
+            done = &mut *spool, if !spooled => {
                 flat(done)?;
                 spooled = true;
             }
-            done = &mut ship, if !shipped => {
+            done = &mut *ship, if !shipped => {
                 flat(done)?;
                 shipped = true;
             }
-            done = &mut capture, if deadline.is_none() => match flat(done) {
+            done = &mut *capture, if deadline.is_none() => match flat(done) {
                 Ok(()) => deadline = Some(tokio::time::Instant::now() + LAST_TAIL),
                 // It says only that the others have ended: they know why.
                 Err(closed @ PipelineError::Capture(CaptureError::Pipeline(_))) => {

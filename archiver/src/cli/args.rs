@@ -111,6 +111,9 @@ pub struct RunArgs {
     /// Begin a new lineage: this cluster does not continue the archived one
     #[arg(long)]
     pub new_lineage: bool,
+    /// Stream from a standby too; without this only the primary is followed
+    #[arg(long, env = "PITR_FROM_STANDBY")]
+    pub from_standby: bool,
     /// Take over from another writer at once
     #[arg(long)]
     pub take_over: bool,

@@ -3,15 +3,15 @@
 
 use std::time::Duration;
 
-use proto::postgres::lsn::Lsn;
+use proto::position::Position;
 
 use super::args::RunArgs;
 use super::error::CliError;
 use super::run::{self, Setting};
-use super::writer;
+use super::writer::{self, Claim};
 use crate::pipeline::{self, Opened, PipelineError};
 use crate::ship::resume;
-use crate::source::postgres::{Class, Session};
+use crate::source::postgres::Session;
 
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -25,14 +25,15 @@ async fn once(setting: &Setting, args: &RunArgs) -> Result<(), PipelineError> {
     let Setting { ground, settings, .. } = setting;
     let opened = pipeline::open(ground, settings).await?;
     let mut session = Session::connect(&settings.source).await?;
-    let target = session.identify().await?.flushed;
+    let server = session.identify().await?;
+    let target = server.flushed.at(server.timeline);
     session.close().await;
-    if slot_is_used(setting).await? {
-        tracing::info!(%target, "another writer streams from the slot: waiting for it");
+    if writer::slot_is_used(settings).await? == Some(true) {
+        tracing::info!(target = %crate::watch::line::shown(Some(target)), "another writer streams from the slot: waiting for it");
         return join(setting, &opened, target, &stop).await;
     }
-    let at_once = args.take_over || opened.fresh;
-    let Some(writer) = writer::take(ground, &opened, &settings.spool, at_once, &stop).await? else {
+    let claim = Claim { at_once: args.take_over || opened.fresh, mine: None };
+    let Some(writer) = writer::take(ground, settings, &opened, claim, &stop).await? else {
         return Ok(());
     };
     let running = pipeline::start(ground, settings, &opened, writer, stop.clone()).await?;
@@ -40,8 +41,7 @@ async fn once(setting: &Setting, args: &RunArgs) -> Result<(), PipelineError> {
     let mut stored = running.durable.stored.clone();
     let watcher = stop.clone();
     let done = tokio::spawn(async move {
-        let reached =
-            stored.wait_for(|p| p.is_some_and(|p| Lsn::from(p.offset) >= target)).await.is_ok();
+        let reached = stored.wait_for(|p| p.is_some_and(|p| p >= target)).await.is_ok();
         watcher.cancel();
         reached
     });
@@ -53,32 +53,16 @@ async fn once(setting: &Setting, args: &RunArgs) -> Result<(), PipelineError> {
     Err(PipelineError::Task)
 }
 
-/// Whether somebody streams from our slot; a role that may not ask finds out by trying.
-async fn slot_is_used(setting: &Setting) -> Result<bool, PipelineError> {
-    let settings = &setting.settings;
-    let asked = crate::source::postgres::sql::SqlSession::connect(&settings.source).await;
-    let mut sql = match asked {
-        Ok(sql) => sql,
-        Err(error) if matches!(error.class(), Class::Config | Class::Permission) => {
-            return Ok(false);
-        }
-        Err(error) => return Err(error.into()),
-    };
-    let slot = sql.slot(&settings.slot).await;
-    sql.close().await;
-    Ok(slot.ok().flatten().is_some_and(|slot| slot.active))
-}
-
 async fn join(
     setting: &Setting,
     opened: &Opened,
-    target: Lsn,
+    target: Position,
     stop: &tokio_util::sync::CancellationToken,
 ) -> Result<(), PipelineError> {
     while !stop.is_cancelled() {
         let end =
             resume::find_end(&*setting.ground.store, opened.lineage, &opened.postgres).await?;
-        if end.durable.is_some_and(|durable| Lsn::from(durable.offset) >= target) {
+        if end.durable.is_some_and(|durable| durable >= target) {
             tracing::info!(durable = %crate::watch::line::shown(end.durable), "done");
             return Ok(());
         }

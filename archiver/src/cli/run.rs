@@ -16,12 +16,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::RunArgs;
 use super::error::{CliError, Code, archive_error};
-use super::writer;
+use super::writer::{self, Claim};
 use crate::base::keeper;
 use crate::pipeline::{self, Ground, Opened, PipelineError, Settings};
+use crate::ship::ShipError;
 use crate::ship::health::Health;
 use crate::source::postgres::SlotName;
+use crate::source::postgres::options::TargetSession;
 use crate::spool::SpoolLevel;
+use crate::watch::state::Phase;
 use crate::watch::{line, metrics};
 
 /// The spool must hold a few segments, or it is full at once.
@@ -38,18 +41,17 @@ pub(super) struct Setting {
 pub(super) async fn run(args: &RunArgs) -> Result<(), CliError> {
     let setting = prepare(args).await?;
     let stop = stop_on_signals()?;
-    let handle = metrics::install();
-    let mut served = None;
-    let mut backoff = Backoff::new();
+    let (current, now) = tokio::sync::watch::channel(None);
+    let served = metrics::install().map(|handle| {
+        let listen = args.listen.clone();
+        tokio::spawn(metrics::serve(listen, handle, now, stop.clone()))
+    });
+    let mut turn = Turn { backoff: Backoff::new(), said: None, writer: None, taken: false };
     while !stop.is_cancelled() {
-        let Some((running, opened)) = begin(&setting, args, &stop, &mut backoff).await? else {
+        let Some((running, opened)) = begin(&setting, args, &stop, &mut turn).await? else {
             break;
         };
-        if let (None, Some(handle)) = (&served, &handle) {
-            let (listen, handle) = (args.listen.clone(), handle.clone());
-            let state = running.state.clone();
-            served = Some(tokio::spawn(metrics::serve(listen, handle, state, stop.clone())));
-        }
+        current.send_replace(Some(running.state.clone()));
         // What stands beside one pipeline ends with it.
         let beside = stop.child_token();
         tokio::spawn(line::tell(running.state.clone(), beside.clone()));
@@ -59,15 +61,24 @@ pub(super) async fn run(args: &RunArgs) -> Result<(), CliError> {
         }
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         let state = running.state.clone();
+        let began = tokio::time::Instant::now();
         let ended = running.finish().await;
         beside.cancel();
         line::say(&state);
+        if began.elapsed() > WELL {
+            turn.backoff.reset();
+        }
         match ended {
             Ok(()) => break,
-            Err(error) if error.is_retryable() && !stop.is_cancelled() => {
-                let wait = backoff.next_wait().max(Duration::from_millis(500));
-                tracing::error!(%error, causes = causes(&error), again_in_ms = wait.as_millis() as u64, "the pipeline is built anew");
-                pause(wait, &stop).await;
+            Err(error) if stop.is_cancelled() => return Err(error.into()),
+            Err(PipelineError::Ship(error @ ShipError::Fenced { .. })) => {
+                // DESIGN §5.6: a fenced one waits until the chain stands still.
+                tracing::warn!(%error, "fenced: waiting until the other one stands still");
+                state.enter(Phase::Fenced);
+                turn.writer = None;
+            }
+            Err(error) if error.is_retryable() => {
+                turn.wait(&error, "the pipeline is built anew", &stop).await;
             }
             Err(error) => return Err(error.into()),
         }
@@ -77,6 +88,35 @@ pub(super) async fn run(args: &RunArgs) -> Result<(), CliError> {
         let _ = tokio::time::timeout(Duration::from_secs(1), served).await;
     }
     Ok(())
+}
+
+/// A pipeline that ran for so long began well.
+const WELL: Duration = Duration::from_secs(30);
+
+/// What is remembered from one pipeline of this process to its next.
+struct Turn {
+    backoff: Backoff,
+    /// What was said last: the same trouble is told once, not at every try.
+    said: Option<String>,
+    /// Our writer epoch, as long as nobody has taken a newer one.
+    writer: Option<u64>,
+    /// Whether we ever were the writer.
+    taken: bool,
+}
+
+impl Turn {
+    async fn wait(&mut self, error: &PipelineError, what: &str, stop: &CancellationToken) {
+        let wait = self.backoff.next_wait().max(Duration::from_millis(500));
+        let (why, again_in_ms) = (causes(error), wait.as_millis() as u64);
+        let said = format!("{error}{why}");
+        if self.said.as_ref() == Some(&said) {
+            tracing::debug!(%error, why, again_in_ms, "{what}");
+        } else {
+            tracing::warn!(%error, why, again_in_ms, "{what}; tried again until it works");
+            self.said = Some(said);
+        }
+        pause(wait, stop).await;
+    }
 }
 
 fn causes(error: &dyn std::error::Error) -> String {
@@ -94,20 +134,16 @@ async fn begin(
     setting: &Setting,
     args: &RunArgs,
     stop: &CancellationToken,
-    backoff: &mut Backoff,
+    turn: &mut Turn,
 ) -> Result<Option<(pipeline::Running, Opened)>, CliError> {
     loop {
         let tried = tokio::select! {
             () = stop.cancelled() => return Ok(None),
-            tried = try_begin(setting, args, stop) => tried,
+            tried = try_begin(setting, args, stop, turn) => tried,
         };
         match tried {
             Ok(begun) => return Ok(begun),
-            Err(error) if is_away(&error) => {
-                let wait = backoff.next_wait().max(Duration::from_millis(500));
-                tracing::warn!(%error, causes = causes(&error), again_in_ms = wait.as_millis() as u64, "not yet");
-                pause(wait, stop).await;
-            }
+            Err(error) if is_away(&error) => turn.wait(&error, "not yet", stop).await,
             Err(error) => return Err(error.into()),
         }
     }
@@ -117,13 +153,18 @@ async fn try_begin(
     setting: &Setting,
     args: &RunArgs,
     stop: &CancellationToken,
+    turn: &mut Turn,
 ) -> Result<Option<(pipeline::Running, Opened)>, PipelineError> {
     let Setting { ground, settings, .. } = setting;
     let opened = pipeline::open(ground, settings).await?;
-    let at_once = args.take_over || opened.fresh;
-    let Some(writer) = writer::take(ground, &opened, &settings.spool, at_once, stop).await? else {
+    // Once: a sidecar that is fenced afterwards waits like any other.
+    let at_once = (args.take_over && !turn.taken) || opened.fresh;
+    let claim = Claim { at_once, mine: turn.writer };
+    let Some(writer) = writer::take(ground, settings, &opened, claim, stop).await? else {
         return Ok(None);
     };
+    turn.writer = Some(writer);
+    turn.taken = true;
     let running = pipeline::start(ground, settings, &opened, writer, stop.clone()).await?;
     Ok(Some((running, opened)))
 }
@@ -146,7 +187,11 @@ pub(super) async fn pause(wait: Duration, stop: &CancellationToken) {
 
 /// Everything that can be wrong with the flags is said before anything is touched.
 pub(super) async fn prepare(args: &RunArgs) -> Result<Setting, CliError> {
-    let source = args.source.options()?;
+    let mut source = args.source.options()?;
+    if source.target == TargetSession::Any && !args.from_standby {
+        // Of several hosts the primary; beside a lone standby we wait (DESIGN §5.6).
+        source.target = TargetSession::Primary;
+    }
     let address = args.archive.address()?;
     let slot: SlotName = args.slot.parse().map_err(|error: crate::source::postgres::Error| {
         CliError::caused(Code::Usage, &error, "correct --slot")
@@ -169,7 +214,7 @@ pub(super) async fn prepare(args: &RunArgs) -> Result<Setting, CliError> {
         disk: Arc::new(SystemDisk),
         clock: clock.clone(),
         health: Arc::new(Health::new(clock)),
-        level: Arc::new(SpoolLevel::new(args.spool_max)),
+        level: Arc::new(SpoolLevel::on(Arc::new(SystemDisk), &spool, args.spool_max)),
     };
     let settings = Settings {
         source,

@@ -6,40 +6,94 @@
 use std::path::Path;
 use std::time::Duration;
 
+use proto::archive::ends;
 use proto::archive::ledger::{self, Event};
 use tokio_util::sync::CancellationToken;
 
-use crate::pipeline::{Ground, Opened, PipelineError};
+use crate::pipeline::{Ground, Opened, PipelineError, Settings};
 use crate::ship::resume;
+use crate::ship::shipper::WATERMARK_EVERY;
+use crate::source::postgres::sql::SqlSession;
+use crate::source::postgres::{Class, Session};
 
 /// How long the chain must have stood still, by monotonic time, before another's work is taken.
 const STILL: Duration = Duration::from_secs(30);
+/// The same while somebody streams from our slot, or nobody can say: beside an idle database a
+/// living writer puts one watermark a minute.
+const STILL_BESIDE_A_WRITER: Duration =
+    Duration::from_secs(WATERMARK_EVERY.as_secs() * 2 + STILL.as_secs());
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 const OWN: &str = "writer";
+
+/// By what right the archive is written.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Claim {
+    /// `--take-over`, or nobody wrote it before.
+    pub at_once: bool,
+    /// The epoch that this process has taken already.
+    pub mine: Option<u64>,
+}
 
 /// Takes the next writer epoch; `None` when stopped while waiting.
 pub(super) async fn take(
     ground: &Ground,
+    settings: &Settings,
     opened: &Opened,
-    spool: &Path,
-    at_once: bool,
+    claim: Claim,
     stop: &CancellationToken,
 ) -> Result<Option<u64>, PipelineError> {
     let entries = ledger::read(&*ground.store, opened.lineage).await?;
     let last = entries.iter().rev().find(|entry| matches!(entry.event, Event::Writer { .. }));
-    let own = own_writer(ground, spool);
-    if let Some(last) = last
-        && own != Some(last.seq)
-        && !at_once
-        && !wait_until_still(ground, opened, last.seq, stop).await?
-    {
-        return Ok(None);
+    if let Some(last) = last {
+        if claim.mine == Some(last.seq) {
+            return Ok(claim.mine);
+        }
+        let ours = own_writer(ground, &settings.spool) == Some(last.seq);
+        if !ours
+            && !claim.at_once
+            && !is_ahead(ground, settings, opened).await?
+            && !wait_until_still(ground, settings, opened, last.seq, stop).await?
+        {
+            return Ok(None);
+        }
     }
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let store = &*ground.store;
     let writer = resume::take_writer(store, opened.lineage, &*ground.clock, host).await?;
-    remember(ground, spool, writer)?;
+    if let Err(error) = remember(ground, &settings.spool, writer) {
+        // It costs a wait at the next start, nothing else.
+        tracing::warn!(%error, "the writer epoch is not remembered in the spool");
+    }
     Ok(Some(writer))
+}
+
+/// Whether our server is the primary of a newer timeline than any archived one: whoever writes the
+/// archive streams from a server that has been left behind (DESIGN §5.6).
+async fn is_ahead(
+    ground: &Ground,
+    settings: &Settings,
+    opened: &Opened,
+) -> Result<bool, PipelineError> {
+    let archived = ends::timelines(&*ground.store, opened.lineage).await?.last().copied();
+    let mut session = Session::connect(&settings.source).await?;
+    let server = session.identify().await?;
+    let primary = !session.server().in_hot_standby;
+    session.close().await;
+    Ok(primary && archived.is_some_and(|archived| server.timeline > archived))
+}
+
+/// Whether somebody streams from our slot; `None` when this role may not ask.
+pub(super) async fn slot_is_used(settings: &Settings) -> Result<Option<bool>, PipelineError> {
+    let mut sql = match SqlSession::connect(&settings.source).await {
+        Ok(sql) => sql,
+        Err(error) if matches!(error.class(), Class::Config | Class::Permission) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let slot = sql.slot(&settings.slot).await;
+    sql.close().await;
+    Ok(slot.ok().map(|slot| slot.is_some_and(|slot| slot.active)))
 }
 
 fn own_writer(ground: &Ground, spool: &Path) -> Option<u64> {
@@ -66,6 +120,7 @@ fn remember(ground: &Ground, spool: &Path, writer: u64) -> Result<(), PipelineEr
 
 async fn wait_until_still(
     ground: &Ground,
+    settings: &Settings,
     opened: &Opened,
     writer: u64,
     stop: &CancellationToken,
@@ -83,7 +138,9 @@ async fn wait_until_still(
             seen = now;
             since = ground.clock.monotonic();
         }
-        if ground.clock.monotonic().saturating_sub(since) >= STILL {
+        let stood = ground.clock.monotonic().saturating_sub(since);
+        let alone = stood >= STILL && matches!(slot_is_used(settings).await, Ok(Some(false)));
+        if alone || stood >= STILL_BESIDE_A_WRITER {
             return Ok(true);
         }
         tokio::select! {

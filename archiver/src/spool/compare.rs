@@ -19,11 +19,35 @@ pub(super) struct Compare {
     until: Offset,
     expected: Hash,
     keep: bool,
+    /// A part that the store holds too: when the source differs there, it is another cluster; when
+    /// it differs only behind it, the file is damaged.
+    proved: Option<(Offset, Hash)>,
+}
+
+impl Compare {
+    /// Accounts for bytes that end at `reached`.
+    fn take(&mut self, bytes: &[u8], reached: Offset) -> Result<(), (Hash, Hash)> {
+        let Some((proved, expected)) = self.proved.filter(|(proved, _)| *proved <= reached) else {
+            self.hash.update(bytes);
+            return Ok(());
+        };
+        let behind = usize::try_from(reached.since(proved).0).expect("at most bytes.len()");
+        let (before, after) = bytes.split_at(bytes.len() - behind);
+        self.hash.update(before);
+        self.proved = None;
+        let found = self.hash.now();
+        self.hash.update(after);
+        if found == expected { Ok(()) } else { Err((expected, found)) }
+    }
 }
 
 impl Spooler {
     /// A new connection sends from a segment's start: what is held is compared, not stored twice.
     pub(super) async fn resume(&mut self, from: Offset) -> Result<(), SpoolError> {
+        if from == self.next && self.compare.as_ref().is_some_and(|compare| compare.keep) {
+            // A new epoch begins: what it copies from the old one is yet to come.
+            return Ok(());
+        }
         self.compare = None;
         self.flush(false).await?;
         self.drain().await?;
@@ -32,11 +56,13 @@ impl Spooler {
         }
         match &self.open {
             Some(open) if open.slot.start == from => {
+                let proved = self.proved.filter(|(len, _)| *len > 0);
                 self.compare = Some(Compare {
                     hash: RunningHash::default(),
                     until: self.next,
                     expected: open.segment.hash(),
                     keep: false,
+                    proved: proved.map(|(len, hash)| (Offset(from.0 + len), hash)),
                 });
                 Ok(())
             }
@@ -54,8 +80,11 @@ impl Spooler {
         let Some(compare) = &mut self.compare else { return Ok(start) };
         let again = compare.until.since(start).0.min(bytes.len() as u64);
         let len = usize::try_from(again).expect("at most bytes.len()");
-        compare.hash.update(&bytes[..len]);
         let reached = Offset(start.0 + again);
+        if let Err((expected, found)) = compare.take(&bytes[..len], reached) {
+            let at = Position::new(self.epoch, reached);
+            return Err(SpoolError::Diverged { at, expected, found });
+        }
         let at = if compare.keep {
             start
         } else {
@@ -65,7 +94,13 @@ impl Spooler {
         if reached >= compare.until {
             let (expected, found) = (compare.expected, compare.hash.now());
             self.compare = None;
+            let unproved = self.proved.take().is_some();
             if expected != found {
+                if unproved && let Some(open) = self.open.take() {
+                    let path = open.path().to_owned();
+                    open.abandon()?;
+                    return Err(SpoolError::Damaged { path });
+                }
                 let at = Position::new(self.epoch, reached);
                 return Err(SpoolError::Diverged { at, expected, found });
             }
@@ -105,7 +140,9 @@ impl Spooler {
             until: Offset(change.from.0 + len),
             expected,
             keep: true,
+            proved: None,
         });
+        self.proved = None;
         Ok(())
     }
 }

@@ -30,6 +30,9 @@ pub enum SpoolError {
          the archive {expected}"
     )]
     Diverged { at: Position, expected: Hash, found: Hash },
+    /// What the store proves is what the source sends, and only this file says otherwise.
+    #[error("the spool file {} is not what was written to it: removed", path.display())]
+    Damaged { path: PathBuf },
     #[error("a worker of the pipeline died")]
     Worker,
 }
@@ -38,7 +41,7 @@ impl SpoolError {
     /// Whether opening the spool anew and asking the source again can mend it: everything that the
     /// local disk did. A file whose fsync failed is abandoned either way.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Io { .. } | Self::Segment { .. })
+        matches!(self, Self::Io { .. } | Self::Segment { .. } | Self::Damaged { .. })
     }
 
     /// The file is not there any more: its segment was sealed, or brought up and removed.

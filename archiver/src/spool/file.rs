@@ -26,6 +26,8 @@ pub struct OpenFile {
     file: Box<dyn DiskFile>,
     /// Raw bytes that an fsync has confirmed.
     synced: u64,
+    /// Whether every frame carries a checksum of its own (a stored one does not).
+    checked: bool,
 }
 
 /// A whole segment on the local disk, waiting for the store.
@@ -57,7 +59,15 @@ impl OpenFile {
         }
         let file = disk.create_new(&path).map_err(io_error("create", &path))?;
         disk.sync_dir(dir).map_err(io_error("sync", dir))?;
-        Ok(Self { slot, segment: OpenSegment::new(head), path, disk, file, synced: 0 })
+        Ok(Self {
+            slot,
+            segment: OpenSegment::new(head),
+            path,
+            disk,
+            file,
+            synced: 0,
+            checked: true,
+        })
     }
 
     /// Reads a file that an earlier run left: whole frames are kept, the rest is cut off.
@@ -71,7 +81,7 @@ impl OpenFile {
         let bytes = disk.read(&path).map_err(io_error("read", &path))?;
         let mut segment = OpenSegment::new(head);
         let limit = slot.end.since(slot.start).0;
-        let mut at = 0;
+        let (mut at, mut checked) = (0, true);
         // The first frame that is torn, flipped or foreign ends the run: the source sends it again.
         while let Ok(Some(span)) = first_frame(&bytes[at..]) {
             let frame = &bytes[at..at + span.len];
@@ -79,6 +89,7 @@ impl OpenFile {
             if span.kind == FrameKind::Skippable || segment.raw_len() + raw.len() as u64 > limit {
                 break;
             }
+            checked &= has_checksum(frame);
             let entry = FrameEntry {
                 raw_len: u32::try_from(raw.len()).expect("bounded by FRAME_RAW_MAX"),
                 file_len: u32::try_from(span.len).expect("bounded by FRAME_RAW_MAX"),
@@ -89,7 +100,7 @@ impl OpenFile {
         }
         let mut file = disk.append(&path).map_err(io_error("open", &path))?;
         file.truncate(at as u64).map_err(io_error("cut", &path))?;
-        let mut open = Self { slot, segment, path, disk, file, synced: 0 };
+        let mut open = Self { slot, segment, path, disk, file, synced: 0, checked };
         open.sync()?;
         Ok(open)
     }
@@ -103,10 +114,27 @@ impl OpenFile {
 
     pub fn sync(&mut self) -> Result<(), SpoolError> {
         if self.synced < self.segment.raw_len() {
-            self.file.sync().map_err(io_error("sync", &self.path))?;
+            self.sync_or_abandon()?;
             self.synced = self.segment.raw_len();
         }
         Ok(())
+    }
+
+    /// After a failed fsync the kernel calls the lost pages clean, and a second one would succeed
+    /// (Rebello et al., ATC'20): the file goes, and the source sends its bytes again.
+    fn sync_or_abandon(&mut self) -> Result<(), SpoolError> {
+        let failed = match self.file.sync() {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        metrics::counter!("pitr_spool_io_errors_total").increment(1);
+        tracing::error!(
+            error = %failed, file = %self.path.display(),
+            "fsync failed: the file is abandoned, its bytes come again from the source"
+        );
+        // One that cannot be removed stays damaged: compared with the source before it is used.
+        let _ = self.disk.remove(&self.path);
+        Err(io_error("sync", &self.path)(failed))
     }
 
     /// The frames that hold the raw bytes from `raw_start` on, as they stand in the file.
@@ -125,6 +153,11 @@ impl OpenFile {
         FrameRange { path: self.path.clone(), offset, len }
     }
 
+    /// Whether a flipped bit in what was found would have been seen.
+    pub const fn is_checked(&self) -> bool {
+        self.checked
+    }
+
     pub fn is_full(&self) -> bool {
         self.segment.raw_len() == self.slot.end.since(self.slot.start).0
     }
@@ -133,11 +166,14 @@ impl OpenFile {
     /// database's) are joined first.
     pub fn seal(self, partial: bool, codec: Codec) -> Result<SealedFile, SpoolError> {
         let wanted = self.segment.raw_len().div_ceil(FRAME_RAW as u64) as usize;
-        let mut whole =
-            if self.segment.frames.len() > wanted * 2 + 8 { self.joined(codec)? } else { self };
+        let many = self.segment.frames.len() > wanted * 2 + 8;
+        let (mut whole, small) = match many {
+            true => (self.joined(codec)?, Some(self)),
+            false => (self, None),
+        };
         let (footer, bytes) = whole.segment.clone().seal(partial);
         whole.file.write_all(&bytes).map_err(io_error("write", &whole.path))?;
-        whole.file.sync().map_err(io_error("sync", &whole.path))?;
+        whole.sync_or_abandon()?;
         let dir = whole.path.parent().expect("a file in the spool").to_owned();
         let path = path_of(&dir, &whole.slot, SEALED);
         if whole.disk.len(&path).is_ok() {
@@ -145,12 +181,16 @@ impl OpenFile {
         }
         whole.disk.rename_exclusive(&whole.path, &path).map_err(io_error("rename", &path))?;
         whole.disk.sync_dir(&dir).map_err(io_error("sync", &dir))?;
+        if let Some(small) = small {
+            // Only now: until here it was the only whole copy.
+            whole.disk.remove(&small.path).map_err(io_error("remove", &small.path))?;
+        }
         let file_len = footer.frames_len() + bytes.len() as u64;
         Ok(SealedFile { slot: whole.slot, footer, path, file_len })
     }
 
-    /// The same raw bytes in full frames, in a file of its own that replaces this one.
-    fn joined(self, codec: Codec) -> Result<Self, SpoolError> {
+    /// The same raw bytes in full frames, in a file of its own.
+    fn joined(&self, codec: Codec) -> Result<Self, SpoolError> {
         let dir = self.path.parent().expect("a file in the spool").to_owned();
         let old = self.disk.read(&self.path).map_err(io_error("read", &self.path))?;
         let path = path_of(&dir, &self.slot, "joining");
@@ -160,7 +200,7 @@ impl OpenFile {
         let file = self.disk.create_new(&path).map_err(io_error("create", &path))?;
         let segment = OpenSegment::new(self.segment.head);
         let (slot, disk) = (self.slot.clone(), self.disk.clone());
-        let mut joined = Self { slot, segment, path, disk, file, synced: 0 };
+        let mut joined = Self { slot, segment, path, disk, file, synced: 0, checked: true };
         let wrong = |source| SpoolError::Segment { path: self.path.clone(), source };
         let (mut pending, mut at) = (Vec::with_capacity(FRAME_RAW * 2), 0);
         for entry in &self.segment.frames {
@@ -177,14 +217,24 @@ impl OpenFile {
             joined.append(&Frame::of(codec, &pending).map_err(wrong)?, &pending)?;
         }
         assert_eq!(joined.segment.hash(), self.segment.hash(), "joining changes no raw byte");
-        self.disk.remove(&self.path).map_err(io_error("remove", &self.path))?;
         Ok(joined)
+    }
+
+    /// Removes the file: what it holds is not what the source sends.
+    pub fn abandon(self) -> Result<(), SpoolError> {
+        self.disk.remove(&self.path).map_err(io_error("remove", &self.path))
     }
 
     /// Leaves the file for the next run.
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// Content_Checksum_flag of RFC 8878 §3.1.1.1.1; our lz4 frames always have one.
+fn has_checksum(frame: &[u8]) -> bool {
+    const ZSTD_MAGIC: [u8; 4] = 0xFD2F_B528_u32.to_le_bytes();
+    !frame.starts_with(&ZSTD_MAGIC) || frame.get(4).is_some_and(|flags| flags & 0b100 != 0)
 }
 
 /// Some whole frames in a spool file.

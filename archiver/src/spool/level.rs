@@ -1,19 +1,55 @@
 //! How full the spool is, and when the source must be held.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use proto::disk::Disk;
 use proto::position::ByteCount;
+
+/// What must stay free on the spool's disk: what is still on its way when the source is held (a
+/// full ring, frames in work), twice.
+const RESERVE: u64 = 32 << 20;
 
 /// Bytes on the spool's disk, shared by the stages.
 #[derive(Debug)]
 pub struct SpoolLevel {
     bytes: AtomicU64,
     max: u64,
+    disk: Option<(Arc<dyn Disk>, PathBuf)>,
+    /// Whether the disk itself has less left than the reserve, whoever took it.
+    low: AtomicBool,
+}
+
+/// Why the source is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Full {
+    /// `--spool-max` is reached.
+    Spool { max: ByteCount },
+    /// Its disk is nearly full.
+    Disk { free: ByteCount },
+}
+
+impl fmt::Display for Full {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Spool { max } => write!(f, "the spool holds --spool-max ({max})"),
+            Self::Disk { free } => {
+                write!(f, "the spool's disk is full ({free} left): make room there")
+            }
+        }
+    }
 }
 
 impl SpoolLevel {
     pub const fn new(max: ByteCount) -> Self {
-        Self { bytes: AtomicU64::new(0), max: max.0 }
+        Self { bytes: AtomicU64::new(0), max: max.0, disk: None, low: AtomicBool::new(false) }
+    }
+
+    /// One that also watches the disk below `dir`.
+    pub fn on(disk: Arc<dyn Disk>, dir: &Path, max: ByteCount) -> Self {
+        Self { disk: Some((disk, dir.to_owned())), ..Self::new(max) }
     }
 
     pub fn add(&self, bytes: u64) {
@@ -38,13 +74,32 @@ impl SpoolLevel {
         self.max
     }
 
-    /// The source is to be disconnected.
-    pub fn is_full(&self) -> bool {
-        self.bytes() >= self.max
+    /// Asks the disk how much is left. Blocks. A disk that cannot say is not taken for full.
+    pub fn look(&self) -> Option<ByteCount> {
+        let (disk, dir) = self.disk.as_ref()?;
+        let free = disk.free(dir).ok()?;
+        // Once held, more than the reserve must come free, or every frame would hold it anew.
+        let limit = if self.low.load(Ordering::Acquire) { RESERVE * 5 / 4 } else { RESERVE };
+        self.low.store(free < limit, Ordering::Release);
+        Some(ByteCount(free))
     }
 
-    /// The source may connect again: below 80 % (DESIGN §2).
+    /// Why the source is to be disconnected, if it is.
+    pub fn full(&self) -> Option<Full> {
+        if self.low.load(Ordering::Acquire) {
+            return Some(Full::Disk { free: self.look().unwrap_or_default() });
+        }
+        (self.bytes() >= self.max).then_some(Full::Spool { max: ByteCount(self.max) })
+    }
+
+    /// The source is to be disconnected.
+    pub fn is_full(&self) -> bool {
+        self.low.load(Ordering::Acquire) || self.bytes() >= self.max
+    }
+
+    /// The source may connect again: below 80 % (DESIGN §2), and with room on the disk. Blocks.
     pub fn has_room(&self) -> bool {
-        self.bytes() < self.max / 5 * 4
+        self.look();
+        self.bytes() < self.max / 5 * 4 && !self.low.load(Ordering::Acquire)
     }
 }

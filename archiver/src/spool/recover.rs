@@ -77,7 +77,9 @@ pub fn recover(setup: &RecoverSetup, end: &StoreEnd) -> Result<Recovered, SpoolE
     let next = open
         .as_ref()
         .map_or(at.slot.start, |open| Offset(open.slot.start.0 + open.segment.raw_len()));
-    let start = SpoolStart { epoch: at.slot.name.epoch, next, previous: at.previous, open };
+    let proved = open.as_ref().map(|_| (held.len() as u64, Hash::of(held)));
+    let epoch = at.slot.name.epoch;
+    let start = SpoolStart { epoch, next, previous: at.previous, open, proved };
     Ok(Recovered { sealed: kept, start, bytes })
 }
 
@@ -133,12 +135,29 @@ fn sealed_file(
     let read = usize::try_from(len - from).expect("at most FOOTER_READ");
     let suffix = setup.disk.read_at(path, from, read).map_err(io_error("read", path))?;
     let Ok(footer) = Footer::decode_suffix(&suffix) else { return Ok(None) };
+    if !is_whole(setup.disk.as_ref(), path, &footer)? {
+        return Ok(None);
+    }
     let head = footer.head;
     if head.lineage != setup.lineage || head.engine != setup.segmenter.engine() {
         return Ok(None);
     }
     let slot = setup.segmenter.slot(Position::new(head.epoch, head.start));
     Ok(Some(SealedFile { slot, footer, path: path.to_owned(), file_len: len }))
+}
+
+/// Whether every frame is the one in the frame table: what goes up from here is never read again.
+fn is_whole(disk: &dyn Disk, path: &Path, footer: &Footer) -> Result<bool, SpoolError> {
+    let mut at = 0;
+    for entry in &footer.frames {
+        let frame =
+            disk.read_at(path, at, entry.file_len as usize).map_err(io_error("read", path))?;
+        if frame.len() != entry.file_len as usize || crc32fast::hash(&frame) != entry.crc {
+            return Ok(false);
+        }
+        at += u64::from(entry.file_len);
+    }
+    Ok(true)
 }
 
 /// Whether the file begins with exactly these raw bytes.

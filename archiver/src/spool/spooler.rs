@@ -59,6 +59,8 @@ pub struct SpoolStart {
     pub previous: Hash,
     /// The file that continues, if the segment at `next` is already begun.
     pub open: Option<OpenFile>,
+    /// How much of that file the store holds too, and the hash of it.
+    pub proved: Option<(u64, Hash)>,
 }
 
 type Compressed = (Bytes, Result<Frame, SegmentError>);
@@ -88,6 +90,8 @@ pub struct Spooler {
     cuts: std::collections::VecDeque<Cut>,
     sealing: FuturesOrdered<JoinHandle<Result<Seal, SpoolError>>>,
     pub(super) compare: Option<Compare>,
+    /// Until what was left by an earlier run has been compared with the source.
+    pub(super) proved: Option<(u64, Hash)>,
     flush_at: Option<Instant>,
     last_flush: Option<Instant>,
     mark: Option<Watermark>,
@@ -113,6 +117,7 @@ impl Spooler {
             cuts: std::collections::VecDeque::new(),
             sealing: FuturesOrdered::new(),
             compare: None,
+            proved: start.proved,
             flush_at: None,
             last_flush: None,
             mark: None,
@@ -124,10 +129,20 @@ impl Spooler {
     /// # Errors
     /// [`SpoolError`]; what was flushed before stays valid.
     pub async fn run(mut self) -> Result<(), SpoolError> {
-        // What an earlier run left goes on its way, whether the source is there or not.
-        if let Some(open) = &self.open {
+        // What an earlier run left goes on its way, whether the source is there or not: but not
+        // where only the source can tell whether it is whole.
+        if let Some(open) = self.open.as_ref().filter(|open| open.is_checked()) {
             self.announce(open, false);
         }
+        let ended = self.work().await;
+        if ended.is_err() {
+            // Whoever reads the folder next must find nobody else at work in it.
+            while self.sealing.next().await.is_some() {}
+        }
+        ended
+    }
+
+    async fn work(&mut self) -> Result<(), SpoolError> {
         loop {
             let flush_at = self.flush_at;
             tokio::select! {
@@ -197,8 +212,8 @@ impl Spooler {
         if at != self.next {
             return Err(SpoolError::Discontinuous { expected: self.next, found: at });
         }
-        self.setup.probe.received(clock);
         while !bytes.is_empty() {
+            self.setup.probe.received(clock);
             let position = Position::new(self.epoch, self.next);
             let to_end = self.setup.segmenter.slot(position).end.since(self.next).0;
             let room = (FRAME_RAW - self.pending.len()) as u64;
@@ -292,8 +307,9 @@ impl Spooler {
             None => self.create(cut.start).await?,
         };
         self.setup.level.add(frame.bytes.len() as u64);
-        let sync = cut.flush;
+        let (sync, level) = (cut.flush, self.setup.level.clone());
         open = blocking(move || {
+            level.look();
             open.append(&frame, &raw)?;
             if sync {
                 open.sync()?;

@@ -25,6 +25,7 @@ pub fn install() -> Option<PrometheusHandle> {
     describe();
     metrics::counter!("pitr_uploads_total").absolute(0);
     metrics::counter!("pitr_gaps_total").absolute(0);
+    metrics::counter!("pitr_spool_io_errors_total").absolute(0);
     Some(handle)
 }
 
@@ -60,6 +61,11 @@ fn describe() {
     counter!("pitr_put_ambiguous_total", "Puts whose answer was lost and that were found done");
     counter!("pitr_tails_adopted_total", "Tails of an older writer that were continued");
     counter!("pitr_gaps_total", "Stretches of log that were lost");
+    counter!("pitr_spool_io_errors_total", "Failed fsyncs of the spool: each file was abandoned");
+    describe_gauge!(
+        "pitr_synchronous_unwanted",
+        "1 while the server would count us as a synchronous standby, and we decline"
+    );
     describe_histogram!("pitr_upload_duration_seconds", Unit::Seconds, "Time of a put");
 }
 
@@ -90,11 +96,14 @@ pub fn refresh(state: &State) {
     }
 }
 
+/// The state of the pipeline that runs now: a pipeline that is built anew has a new one.
+pub type Current = tokio::sync::watch::Receiver<Option<Arc<State>>>;
+
 /// Serves until stopped.
 pub async fn serve(
     listen: String,
     handle: PrometheusHandle,
-    state: Arc<State>,
+    state: Current,
     stop: CancellationToken,
 ) {
     let upkeep = handle.clone();
@@ -128,9 +137,12 @@ pub async fn serve(
 }
 
 async fn metrics_page(
-    Shared((handle, state)): Shared<(PrometheusHandle, Arc<State>)>,
+    Shared((handle, state)): Shared<(PrometheusHandle, Current)>,
 ) -> ([(axum::http::HeaderName, &'static str); 1], String) {
-    refresh(&state);
+    let now = state.borrow().clone();
+    if let Some(now) = now {
+        refresh(&now);
+    }
     let kind = "text/plain; version=0.0.4; charset=utf-8";
     ([(axum::http::header::CONTENT_TYPE, kind)], handle.render())
 }

@@ -50,6 +50,12 @@ impl PitrdBuilder {
         self
     }
 
+    /// More arguments of that program.
+    pub fn under_more<S: Into<String>>(mut self, more: impl IntoIterator<Item = S>) -> Self {
+        self.wrapper.extend(more.into_iter().map(Into::into));
+        self
+    }
+
     /// The test gives `--listen` itself.
     pub fn listens_itself(mut self) -> Self {
         self.listens = true;

@@ -169,6 +169,10 @@ impl SqlSession {
         rows.first().map_or(Ok(None), |row| optional(row, 0))
     }
 
+    pub async fn show(&mut self, setting: &str) -> Result<String, Error> {
+        required(&self.row("reading a setting", &format!("SHOW {setting}")).await?, 0)
+    }
+
     pub async fn settings(&mut self) -> Result<Settings, Error> {
         let text = "SELECT name, setting FROM pg_catalog.pg_settings";
         let rows = self.rows("reading settings", text).await?;

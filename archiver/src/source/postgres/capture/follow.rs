@@ -31,8 +31,37 @@ impl Capture {
         }
         if found.timeline > self.timeline {
             self.check_branch(session, found.timeline).await?;
+            self.follow_branch_below(session, found.timeline).await?;
         }
         Ok(())
+    }
+
+    /// A branch below the segment that is open: the server has no byte of our timeline from there
+    /// on, and refuses to stream it (walsender.c, `StartReplication`).
+    async fn follow_branch_below(
+        &mut self,
+        session: &mut Session,
+        server: Timeline,
+    ) -> Result<(), CaptureError> {
+        let history = fetch_history(session, server).await?.history;
+        let size = self.setup.identity.segment_bytes;
+        let Some(at) = history.left_at(self.timeline) else { return Ok(()) };
+        if at >= size.floor(self.received) {
+            return Ok(());
+        }
+        let later = history.entries.iter().map(|branch| branch.parent).chain([server]);
+        let next = later.skip_while(|timeline| *timeline <= self.timeline).next();
+        self.change_timeline(session, next.unwrap_or(server), at).await
+    }
+
+    /// Waits until the store holds the log up to `from`: what follows names the segment before it.
+    async fn await_stored(&self, from: Lsn) {
+        let wanted = from.at(self.timeline);
+        while !self.stop.is_cancelled()
+            && self.setup.state.stored().is_none_or(|stored| stored < wanted)
+        {
+            self.pause(std::time::Duration::from_millis(100)).await;
+        }
     }
 
     /// A newer timeline must branch off ours, by a promotion, near what we have.
@@ -81,6 +110,7 @@ impl Capture {
             None
         } else {
             // Branched below the open segment: what stands before the branch is in the store.
+            self.await_stored(from).await;
             let id = SegmentId::containing(self.timeline, from, size);
             let hash =
                 previous_hash(&*self.setup.store, self.setup.lineage, &self.setup.identity, id);
@@ -94,7 +124,6 @@ impl Capture {
         record(&self.setup, event);
         self.timeline = next;
         self.received = from;
-        debug_assert_eq!(self.offset(), from.into());
         Ok(())
     }
 

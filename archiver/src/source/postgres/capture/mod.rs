@@ -6,6 +6,7 @@
 
 mod follow;
 mod sink;
+mod synchronous;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use proto::archive::ArchiveError;
 use proto::archive::identity::PostgresIdentity;
 use proto::archive::layout::Lineage;
 use proto::clock::Clock;
-use proto::position::{ByteCount, Offset, Position};
+use proto::position::{ByteCount, Position};
 use proto::postgres::lsn::{Lsn, Timeline};
 use proto::store::Store;
 use proto::store::retry::Backoff;
@@ -139,6 +140,9 @@ impl Capture {
 
     /// One connection, from connecting to its end.
     async fn once(&mut self) -> Result<Next, CaptureError> {
+        if self.setup.state.level.is_full() {
+            return Ok(Next::Wait);
+        }
         self.setup.state.enter(Phase::Connecting);
         let stop = self.stop.clone();
         let connected = tokio::select! {
@@ -165,6 +169,9 @@ impl Capture {
             write_follows_flush: self.setup.synchronous,
         };
         self.margin = self.margin_of(&mut session).await;
+        let own = &self.setup.options.application_name;
+        let counted =
+            !self.setup.synchronous && synchronous::counted_at_first(&mut session, own).await;
         let slot = Some(&self.setup.slot);
         let stream = match session.start_replication(slot, self.timeline, from, options).await {
             Err(error) if error.class() == Class::WalRemoved => {
@@ -172,7 +179,7 @@ impl Capture {
             }
             other => other?,
         };
-        let acknowledged = self.acknowledgements();
+        let acknowledged = self.acknowledgements(counted);
         let mut sink =
             RingSink::new(&self.ring, &self.setup, self.timeline, self.received, self.margin);
         let outcome =
@@ -201,8 +208,13 @@ impl Capture {
 
     /// What was confirmed, in the server's terms. A position of an older timeline counts up to the
     /// branch: both timelines share the log before it.
-    fn acknowledgements(&self) -> watch::Receiver<Acknowledged> {
+    fn acknowledgements(&self, counted: bool) -> watch::Receiver<Acknowledged> {
         let mut durable = self.acknowledged.clone();
+        let mut declined = if self.setup.synchronous {
+            watch::channel(false).1
+        } else {
+            synchronous::watch_setting(self.setup.options.clone(), counted, self.stop.clone())
+        };
         let (timeline, cap) =
             (self.timeline, self.setup.identity.segment_bytes.floor(self.received));
         let of = move |durable: Option<Durable>| {
@@ -213,16 +225,19 @@ impl Capture {
                 Acknowledged::durable(if own { lsn } else { lsn.min(cap) })
             })
         };
-        let first = of(*durable.borrow_and_update());
-        let (sender, receiver) = watch::channel(first);
+        let first = if counted { None } else { *durable.borrow_and_update() };
+        let (sender, receiver) = watch::channel(of(first));
         tokio::spawn(async move {
             loop {
                 tokio::select! {
                     () = sender.closed() => return,
                     changed = durable.changed() => if changed.is_err() { return },
+                    // Once nobody watches the setting any more, it stays as it was.
+                    Ok(()) = declined.changed() => {}
                 }
-                let latest = of(*durable.borrow_and_update());
-                sender.send_replace(latest);
+                let decline = *declined.borrow_and_update();
+                let latest = *durable.borrow_and_update();
+                sender.send_replace(of(latest.filter(|_| !decline)));
             }
         });
         receiver
@@ -286,16 +301,20 @@ impl Capture {
 
     async fn wait_for_room(&self) {
         self.setup.state.enter(Phase::Held);
+        if let Some(full) = self.setup.state.level.full() {
+            tracing::warn!(
+                why = %full,
+                "held: the source is disconnected, and its slot keeps the log until there is room"
+            );
+        }
         while !self.stop.is_cancelled() {
             self.pause(Duration::from_millis(200)).await;
-            if self.setup.state.level.has_room() && !self.ring.is_full() {
+            let level = self.setup.state.level.clone();
+            let room = tokio::task::spawn_blocking(move || level.has_room()).await;
+            if room.unwrap_or(true) && !self.ring.is_full() {
                 return;
             }
         }
-    }
-
-    fn offset(&self) -> Offset {
-        self.received.into()
     }
 }
 

@@ -1,0 +1,155 @@
+//! `kill -9` of the sidecar, at random moments and at chosen system calls.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rand::Rng;
+use tests::archive::Archive;
+use tests::postgres::Cluster;
+use tests::programs::{Pitrd, PitrdBuilder};
+use tests::scope;
+use tests::seaweed::Seaweed;
+use tests::wait::{self, Deadline};
+
+use crate::flow::protected::{Place, Protected};
+
+/// Segments of 1 MB, so that a kill meets seals and uploads and not only tails.
+fn cluster(version: u32) -> Result<Cluster> {
+    let cluster = Cluster::builder(version).segment_mb(1).conf("wal_keep_size", "4GB").start()?;
+    cluster.pgbench_init("postgres", 1)?;
+    Ok(cluster)
+}
+
+/// Waits until bytes flow: the sidecar has received more than a moment ago.
+fn await_flow(pitrd: &mut Pitrd) -> Result<()> {
+    let mut last = None;
+    pitrd.wait_for_metrics("bytes to flow", &Deadline::seconds(120), |metrics| {
+        let now = metrics.sum("pitr_received_position");
+        let flows = last.is_some() && now.is_some() && now > last;
+        last = now.or(last);
+        flows
+    })
+}
+
+/// What may lie in a spool once everything is in the store: the open segment, and our own marks.
+fn assert_spool_is_clean(pitrd: &Pitrd) -> Result<()> {
+    let spool = pitrd.spool()?;
+    let mut left = Vec::new();
+    wait::until(&Deadline::seconds(30), "the spool to be empty", || {
+        left = std::fs::read_dir(&spool)?
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect::<Result<Vec<_>>>()?;
+        left.retain(|name| name != "lock" && name != "writer");
+        let open = left.iter().filter(|name| name.ends_with(".open")).count();
+        Ok((open == left.len() && open <= 1).then_some(()))
+    })
+    .with_context(|| format!("the spool holds {left:?}"))
+}
+
+/// Everything in the archive is the server's, without a hole.
+fn assert_whole(what: &str, cluster: &Cluster, archive: &Archive) -> Result<()> {
+    let log = archive.log()?;
+    let found = log.assert_unbroken().context(what.to_owned())?;
+    let files = log.assert_equals_files(&cluster.wal_dir())?;
+    ensure!(files + 2 >= log.sealed.len(), "{files} files of {} compared", log.sealed.len());
+    println!("{what}: {found}; {files} files equal the server's");
+    Ok(())
+}
+
+fn random_kills(version: u32, place: Place, kills: u32) -> Result<()> {
+    let mut protected = Protected::around(cluster(version)?, place, &["--flush", "100ms"])?;
+    protected.await_base()?;
+    let load = protected.cluster.pgbench_start("postgres", 2)?;
+    for _ in 0..kills {
+        await_flow(&mut protected.pitrd)?;
+        let pause = rand::rng().random_range(0..400);
+        std::thread::sleep(Duration::from_millis(pause));
+        protected.pitrd.kill9()?;
+        protected.pitrd.start()?;
+    }
+    await_flow(&mut protected.pitrd)?;
+    load.stop()?;
+    let moment = protected.cluster.record("postgres")?;
+    protected.await_everything()?;
+    assert_spool_is_clean(&protected.pitrd)?;
+    let archive = match place {
+        Place::Folder => Archive::at(protected.archive.as_ref()),
+        Place::S3 => {
+            let name = protected.folder.path().file_name().context("a name")?;
+            Archive::on_s3(Seaweed::shared()?, &name.to_string_lossy())
+        }
+    };
+    let what = format!("PostgreSQL {version} {place:?}, {kills} kills");
+    assert_whole(&what, &protected.cluster, &archive)?;
+    ensure!(archive.log()?.gaps().is_empty(), "a gap was recorded");
+    ensure!(protected.pitrd.sigterm(&Deadline::seconds(60))?.success(), "the end");
+    let restored = protected.restore("latest", &["--latest"])?;
+    protected.assert_restored(&restored, &moment)
+}
+
+#[test]
+fn nothing_is_lost_by_kills_at_random_moments_into_a_folder() -> Result<()> {
+    for version in scope::postgres_versions() {
+        random_kills(version, Place::Folder, scope::scale(5, 50))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn nothing_is_lost_by_kills_at_random_moments_on_s3() -> Result<()> {
+    random_kills(scope::newest_postgres(), Place::S3, scope::scale(5, 50))
+}
+
+fn under_strace(builder: PitrdBuilder, injection: &str) -> PitrdBuilder {
+    let syscall = injection.split(':').next().unwrap_or_default().to_owned();
+    let trace = format!("trace={syscall}");
+    let inject = format!("inject={injection}");
+    builder.under([
+        "strace",
+        "-f",
+        "--seccomp-bpf",
+        "-o",
+        "strace.log",
+        "-e",
+        &trace,
+        "-e",
+        &inject,
+    ])
+}
+
+/// The kill happens at the entry of the nth call: before what it would have done.
+#[test]
+fn nothing_is_lost_by_a_kill_at_any_system_call_that_keeps_bytes() -> Result<()> {
+    let cluster = cluster(scope::newest_postgres())?;
+    let archive = Archive::in_folder()?;
+    let plain = Pitrd::builder(&cluster.replication_url(), archive.url())
+        .args(["--no-base", "--flush", "50ms"])
+        .envs(archive.environment());
+    let mut pitrd = plain.clone().start()?;
+    pitrd.wait_state("streaming", &Deadline::seconds(60))?;
+    pitrd.kill9()?;
+    let spool = pitrd.spool()?;
+    let spool = spool.display().to_string();
+    let mut kills = 0;
+    // strace counts for each thread by itself, so that small numbers meet every place.
+    let last = scope::scale(2, 8);
+    let load = cluster.pgbench_start_with("postgres", &["-c", "1", "-R", "300", "-T", "3600"])?;
+    for syscall in ["fdatasync", "renameat2", "fsync", "unlink", "linkat", "ftruncate"] {
+        for nth in 1..=last {
+            let builder = plain.clone().args(["--spool", &spool]);
+            let injection = format!("{syscall}:signal=KILL:when={nth}");
+            let mut victim = under_strace(builder, &injection).start()?;
+            let died = wait::until(&Deadline::seconds(6), "the kill", || {
+                Ok((!victim.is_running()).then_some(()))
+            });
+            kills += u32::from(died.is_ok());
+            drop(victim);
+        }
+    }
+    ensure!(kills >= 6, "only {kills} kills happened");
+    load.stop()?;
+    pitrd.start()?;
+    pitrd.wait_caught_up(&cluster)?;
+    assert_spool_is_clean(&pitrd)?;
+    assert_whole(&format!("{kills} kills at system calls"), &cluster, &archive)
+}

@@ -4,3 +4,5 @@ pub(crate) mod protected;
 mod by_hand;
 mod restore;
 mod capture_equality;
+mod targets_kinds;
+mod targets_clock;

@@ -6,6 +6,7 @@ pub mod spool;
 pub mod seal;
 pub mod ship;
 pub mod watch;
+pub mod begin;
 pub mod pipeline;
 pub mod cli;
 pub mod base;

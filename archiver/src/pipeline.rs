@@ -7,20 +7,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::archive::ends;
-use proto::archive::identity::{FORMAT_VERSION, Identity, PostgresIdentity};
-use proto::archive::layout::{self, Lineage};
-use proto::archive::ledger::Event;
-use proto::archive::{ArchiveError, ledger};
+use proto::archive::ArchiveError;
 use proto::clock::Clock;
 use proto::disk::Disk;
 use proto::position::Position;
 use proto::postgres::lsn::{Lsn, Timeline};
-use proto::segment::{Codec, Engine};
-use proto::store::{Body, Put, Store};
+use proto::segment::Codec;
+use proto::store::Store;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
+pub use crate::begin::{Opened, open};
 use crate::ring::ring;
 use crate::seal::IndexQueue;
 use crate::ship::health::Health;
@@ -29,7 +26,7 @@ use crate::ship::{AckFrom, DurableWatch, ShipError, ShipStart, ShipTools, Shippe
 use crate::source::postgres::capture::{Capture, CaptureError, CaptureSetup};
 use crate::source::postgres::commits::WalCommits;
 use crate::source::postgres::indexer::WalIndexer;
-use crate::source::postgres::{ConnectOptions, Session, SlotName};
+use crate::source::postgres::{ConnectOptions, SlotName};
 use crate::spool::recover::{self, RecoverSetup};
 use crate::spool::spooler::blocking;
 use crate::spool::{SpoolError, SpoolLevel, SpoolSetup, Spooler, WalSegments};
@@ -76,6 +73,9 @@ pub enum PipelineError {
     Archive(#[from] ArchiveError),
     #[error(transparent)]
     Source(#[from] crate::source::postgres::Error),
+    /// Two writers could not be kept apart there, or what was written not be found again.
+    #[error("the store at {address} lacks {}", missing.join(", "))]
+    Lacking { address: String, missing: Vec<&'static str> },
     #[error("a task of the pipeline died")]
     Task,
 }
@@ -96,113 +96,11 @@ impl PipelineError {
             _ => false,
         }
     }
-}
 
-/// A lineage that is ours to write, and what is known of it.
-#[derive(Debug, Clone)]
-pub struct Opened {
-    pub lineage: Lineage,
-    pub identity: Identity,
-    pub postgres: PostgresIdentity,
-    /// Whether this run created it.
-    pub fresh: bool,
-}
-
-/// Finds or creates the lineage of the cluster that `settings.source` names, and its slot.
-///
-/// # Errors
-/// [`CaptureError::WrongCluster`] when the archive is another cluster's.
-pub async fn open(ground: &Ground, settings: &Settings) -> Result<Opened, PipelineError> {
-    let store = &*ground.store;
-    let mut session = Session::connect(&settings.source).await?;
-    let server = session.identify().await?;
-    let found = ends::lineages(store).await?;
-    let last = found.last().copied();
-    if let Some(lineage) = last
-        && !settings.new_lineage
-        && let Some(identity) = ends::identity(store, lineage).await?
-    {
-        let opened = Opened {
-            lineage,
-            postgres: identity
-                .postgres()
-                .cloned()
-                .ok_or_else(|| other_engine(&identity, &session))?,
-            identity,
-            fresh: false,
-        };
-        let found = server.system_id.to_string();
-        if found != opened.identity.cluster {
-            let endpoint = session.server().endpoint.to_string();
-            let expected = opened.identity.cluster.clone();
-            return Err(CaptureError::WrongCluster { expected, found, endpoint }.into());
-        }
-        session.close().await;
-        return Ok(opened);
+    /// Whether another writer has taken over.
+    pub const fn is_fenced(&self) -> bool {
+        matches!(self, Self::Ship(ShipError::Fenced { .. }))
     }
-    let opened = create(ground, settings, session, last).await?;
-    Ok(opened)
-}
-
-fn other_engine(identity: &Identity, session: &Session) -> CaptureError {
-    CaptureError::WrongCluster {
-        expected: format!("{} ({})", identity.cluster, identity.engine),
-        found: "a PostgreSQL cluster".to_owned(),
-        endpoint: session.server().endpoint.to_string(),
-    }
-}
-
-async fn create(
-    ground: &Ground,
-    settings: &Settings,
-    mut session: Session,
-    last: Option<Lineage>,
-) -> Result<Opened, PipelineError> {
-    let store = &*ground.store;
-    let server = session.identify().await?;
-    let restart = crate::source::postgres::capture::slot_position(
-        &settings.source,
-        &settings.slot,
-        &mut session,
-    )
-    .await?;
-    let size = session.server().segment_size;
-    let first = size.floor(restart.unwrap_or(server.flushed));
-    let postgres = PostgresIdentity {
-        segment_bytes: size,
-        version_num: session.server().version,
-        first,
-        first_timeline: server.timeline,
-    };
-    let identity = Identity {
-        format: FORMAT_VERSION,
-        engine: Engine::Postgresql,
-        cluster: server.system_id.to_string(),
-        created: ground.clock.wall(),
-        postgres: Some(postgres.clone()),
-    };
-    let readme = bytes::Bytes::from_static(proto::archive::readme::text().as_bytes());
-    store.put(&layout::readme(), &Body::Bytes(readme)).await?;
-    let lineage = Lineage(last.map_or(1, |last| last.0 + 1));
-    if store.put(&lineage.identity(), &Body::from(identity.encode())).await? == Put::Exists {
-        // Another sidecar was faster by a moment: its identity counts.
-        let theirs = ends::identity(store, lineage).await?;
-        let same = theirs.as_ref().is_some_and(|theirs| theirs.cluster == identity.cluster);
-        if let Some(identity) = theirs.filter(|_| same) {
-            let postgres = identity.postgres().cloned().unwrap_or(postgres);
-            return Ok(Opened { lineage, identity, postgres, fresh: false });
-        }
-        let endpoint = session.server().endpoint.to_string();
-        let (expected, found) = ("another's".to_owned(), identity.cluster);
-        return Err(CaptureError::WrongCluster { expected, found, endpoint }.into());
-    }
-    let features = proto::store::probe::probe(&ground.store, &lineage.root()).await?;
-    let features = serde_json::to_value(features).unwrap_or_default();
-    tracing::info!(archive = %store.address(), lineage = lineage.0, %features, "archive created");
-    let event = Event::Store { address: store.address(), features };
-    ledger::append(store, lineage, ground.clock.wall(), event).await?;
-    session.close().await;
-    Ok(Opened { lineage, identity, postgres, fresh: true })
 }
 
 /// A capture that runs.

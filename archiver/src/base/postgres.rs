@@ -41,11 +41,15 @@ impl PostgresSource {
         let server = session.server();
         let (version_num, segment_size) = (server.version, server.segment_size);
         let checksums = session.show("data_checksums").await? == "on";
+        let (settings, config_files) = match by_sql(&self.options).await? {
+            Some(mut sql) => {
+                let settings = settings(&mut sql).await?;
+                sql.close().await;
+                (settings, config_files::read(&self.options).await?)
+            }
+            None => (shown_settings(&mut session).await?, BTreeMap::new()),
+        };
         self.session = Some(session);
-        let mut sql = pg::SqlSession::connect(&self.options).await?;
-        let settings = settings(&mut sql).await?;
-        sql.close().await;
-        let config_files = config_files::read(&self.options).await?;
         let system_identifier = identity.system_id.to_string();
         Ok(Facts {
             version_num,
@@ -56,6 +60,27 @@ impl PostgresSource {
             config_files,
         })
     }
+}
+
+/// An SQL connection; `None` where this role is let in for replication alone.
+async fn by_sql(options: &pg::ConnectOptions) -> Result<Option<pg::SqlSession>, pg::Error> {
+    match pg::SqlSession::connect(options).await {
+        Ok(sql) => Ok(Some(sql)),
+        Err(error) if matches!(error.class(), pg::Class::Config | pg::Class::Permission) => {
+            tracing::debug!(%error, "no SQL: what a base must know is asked otherwise");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// What a copy needs at least as much of as its origin, over the replication protocol.
+async fn shown_settings(session: &mut pg::Session) -> Result<BTreeMap<String, String>, pg::Error> {
+    let mut settings = BTreeMap::new();
+    for name in pg::sql::HOT_STANDBY {
+        settings.insert(name.to_owned(), session.show(name).await?);
+    }
+    Ok(settings)
 }
 
 /// What is not at its default, and what a copy needs at least as much of as its origin, even where
@@ -80,7 +105,9 @@ impl Source for PostgresSource {
 
     /// On a connection of its own: an idle one may be closed while hours of backup go by.
     async fn clock(&mut self) -> Result<Timestamp, SourceError> {
-        let mut sql = pg::SqlSession::connect(&self.options).await?;
+        let Some(mut sql) = by_sql(&self.options).await? else {
+            return Ok(pg::clock::of_stream(&self.options).await?);
+        };
         let clock = sql.position().await?.clock;
         sql.close().await;
         Ok(clock)

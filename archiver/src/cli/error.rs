@@ -27,8 +27,12 @@ proto::error_codes! {
     NoFreeSlot "PITRD-C006" Config "the server has no free replication slot or walsender";
     WalLevel "PITRD-C007" Config "the server's settings do not allow physical replication";
     ConfigValue "PITRD-C008" Config "a value in the configuration file or a variable is not understood";
+    SpoolFolder "PITRD-C009" Config "the spool folder cannot be used: path, rights or room";
+    StoreLacks "PITRD-C010" Config "the store lacks what an archive needs";
+    NewerFormat "PITRD-C011" Config "a newer program wrote the archive";
     SlotInUse "PITRD-R001" Refused "another program uses the replication slot";
     NoArchive "PITRD-R002" Refused "the archive is empty: nothing can join it";
+    SpoolInUse "PITRD-R003" Refused "another pitrd uses the spool folder";
     WrongCluster "PITRD-W001" WrongCluster "the archive is of another cluster";
     WrongTimeline "PITRD-W002" WrongCluster "the server's timeline does not continue the archive's";
     Diverged "PITRD-W003" WrongCluster "the server's log differs from the archived log";
@@ -55,38 +59,55 @@ impl ArchiveCode for Code {
 
 impl From<PipelineError> for CliError {
     fn from(error: PipelineError) -> Self {
-        match &error {
-            PipelineError::Source(source) => source_error(source),
-            PipelineError::Capture(capture) => capture_error(capture),
-            PipelineError::Archive(archive) => archive_error(archive),
-            PipelineError::Ship(ship) => ship_error(ship),
-            PipelineError::Spool(spool) => spool_error(spool),
-            PipelineError::Task => Self::caused(Code::Failed, &error, "start it again"),
-        }
+        pipeline_error(&error)
+    }
+}
+
+pub(super) fn pipeline_error(error: &PipelineError) -> CliError {
+    match error {
+        PipelineError::Source(source) => source_error(source),
+        PipelineError::Capture(capture) => capture_error(capture),
+        PipelineError::Archive(archive) => archive_error(archive),
+        PipelineError::Ship(ship) => ship_error(ship),
+        PipelineError::Spool(spool) => spool_error(spool),
+        PipelineError::Lacking { .. } => CliError::caused(
+            Code::StoreLacks,
+            error,
+            "give --archive a store that has it; nothing was created",
+        ),
+        PipelineError::Task => CliError::caused(Code::Failed, error, "start it again"),
     }
 }
 
 pub(super) fn source_error(error: &pg::Error) -> CliError {
+    let full = error.sqlstate() == Some(pg::SqlState::TOO_MANY_CONNECTIONS);
     let (code, next) = match error.class() {
+        pg::Class::Config if error.is_tls() => (
+            Code::Source,
+            "sslrootcert must name the authority of the server's certificate, and the host in --source a name that stands in it; or choose another sslmode",
+        ),
         pg::Class::Config => (
             Code::Source,
             "correct --source, the password (~/.pgpass, PGPASSWORD) or pg_hba.conf, then try again",
         ),
         pg::Class::Permission => (
             Code::Permission,
-            "ALTER ROLE … REPLICATION, and GRANT pg_monitor for the slot's state",
+            "as a superuser: ALTER ROLE … REPLICATION, and GRANT pg_monitor TO … for the slot's state",
         ),
         pg::Class::NoFreeSlot => {
             (Code::NoFreeSlot, "raise max_replication_slots, or drop a slot that nobody uses")
         }
         pg::Class::Prerequisite => (
             Code::WalLevel,
-            "set wal_level = replica and max_wal_senders > 0, then restart the server",
+            "wal_level = replica, max_wal_senders and max_replication_slots above 0 (restart the server), and a physical --slot are needed",
         ),
         pg::Class::SlotInUse => (
             Code::SlotInUse,
             "another pitrd (or other program) streams from this slot: stop it, or give --slot another name",
         ),
+        pg::Class::Retry if full => {
+            (Code::NoFreeSlot, "raise max_wal_senders or max_connections, or end connections")
+        }
         pg::Class::Retry => {
             (Code::SourceAway, "check that the server runs and can be reached from here")
         }
@@ -122,6 +143,13 @@ fn capture_error(error: &CaptureError) -> CliError {
 }
 
 pub(super) fn archive_error(error: &ArchiveError) -> CliError {
+    if matches!(error, ArchiveError::Newer { .. }) {
+        return CliError::caused(
+            Code::NewerFormat,
+            error,
+            "use a pitrd at least as new as the one that began this archive",
+        );
+    }
     by_class(error.class(), error)
 }
 

@@ -5,6 +5,7 @@
 
 pub mod error;
 mod args;
+mod prepare;
 mod run;
 mod once;
 mod writer;

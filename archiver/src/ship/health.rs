@@ -84,6 +84,11 @@ impl Health {
         self.puts.load(Ordering::Relaxed)
     }
 
+    /// Requests that were answered one way or the other.
+    pub fn attempts(&self) -> u64 {
+        self.puts() + self.failures.load(Ordering::Relaxed)
+    }
+
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }

@@ -23,16 +23,19 @@ struct Piece {
 pub struct Order {
     pieces: VecDeque<Piece>,
     durable: Option<Position>,
+    /// Start of the last segment that is through: word of it that comes late says nothing new.
+    through: Option<Position>,
 }
 
 impl Order {
     pub const fn starting(durable: Option<Position>) -> Self {
-        Self { pieces: VecDeque::new(), durable }
+        Self { pieces: VecDeque::new(), durable, through: None }
     }
 
     /// A segment begins; called in the order of the log, again for one that is known already.
     pub fn begin(&mut self, epoch: Epoch, start: Offset) {
-        if self.find(epoch, start).is_none() {
+        let late = self.through.is_some_and(|through| Position::new(epoch, start) <= through);
+        if !late && self.find(epoch, start).is_none() {
             let piece = Piece { epoch, start, end: None, confirmed: start, done: false };
             self.pieces.push_back(piece);
         }
@@ -81,6 +84,7 @@ impl Order {
             if !front.done {
                 return;
             }
+            self.through = Some(Position::new(front.epoch, front.start));
             self.pieces.pop_front();
         }
     }
@@ -105,6 +109,19 @@ mod tests {
         assert_eq!(order.durable(), Some(Position::new(E, Offset(4))));
         order.confirm(E, Offset(0), Offset(10));
         assert_eq!(order.durable(), Some(Position::new(E, Offset(30))));
+    }
+
+    #[test]
+    fn a_tail_that_arrives_after_its_segment_holds_nothing_up() {
+        let mut order = Order::default();
+        order.begin(E, Offset(0));
+        order.sealed(E, Offset(0), Offset(7));
+        order.confirm(E, Offset(0), Offset(7));
+        order.begin(E, Offset(0));
+        order.confirm(E, Offset(0), Offset(5));
+        order.begin(Epoch(2), Offset(0));
+        order.confirm(Epoch(2), Offset(0), Offset(9));
+        assert_eq!(order.durable(), Some(Position::new(Epoch(2), Offset(9))));
     }
 
     #[test]

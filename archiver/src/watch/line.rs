@@ -42,6 +42,18 @@ pub fn say(state: &State) {
     );
 }
 
+/// The same in few words, for a supervisor's status.
+pub fn short(state: &State) -> String {
+    format!(
+        "{}; durable {}; lag {:.1} s; spool {}; store {}",
+        state.phase(),
+        shown(state.stored()),
+        state.lag_seconds(),
+        ByteCount(state.level.bytes()),
+        if state.health.is_away() { "away" } else { "ok" },
+    )
+}
+
 /// `timeline/LSN`, or `-`.
 pub fn shown(position: Option<Position>) -> String {
     position.map_or_else(|| "-".to_owned(), |p| format!("{}:{}", p.epoch, Lsn::from(p.offset)))

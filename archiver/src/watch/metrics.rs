@@ -8,6 +8,7 @@ use axum::extract::State as Shared;
 use axum::routing::get;
 use metrics::gauge;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::state::{Phase, State};
@@ -17,6 +18,9 @@ const UPLOAD_BUCKETS: [f64; 12] =
     [0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
+/// The state of the pipeline that runs now; each has its own.
+pub type Current = watch::Receiver<Option<Arc<State>>>;
+
 /// Installs the recorder; `None` when the process has one already.
 pub fn install() -> Option<PrometheusHandle> {
     let name = Matcher::Full("pitr_upload_duration_seconds".to_owned());
@@ -25,7 +29,6 @@ pub fn install() -> Option<PrometheusHandle> {
     describe();
     metrics::counter!("pitr_uploads_total").absolute(0);
     metrics::counter!("pitr_gaps_total").absolute(0);
-    metrics::counter!("pitr_spool_io_errors_total").absolute(0);
     Some(handle)
 }
 
@@ -61,16 +64,17 @@ fn describe() {
     counter!("pitr_put_ambiguous_total", "Puts whose answer was lost and that were found done");
     counter!("pitr_tails_adopted_total", "Tails of an older writer that were continued");
     counter!("pitr_gaps_total", "Stretches of log that were lost");
-    counter!("pitr_spool_io_errors_total", "Failed fsyncs of the spool: each file was abandoned");
-    describe_gauge!(
-        "pitr_synchronous_unwanted",
-        "1 while the server would count us as a synchronous standby, and we decline"
-    );
     describe_histogram!("pitr_upload_duration_seconds", Unit::Seconds, "Time of a put");
 }
 
-/// Sets the gauges from the state.
-pub fn refresh(state: &State) {
+/// Sets the gauges from the state; before the first pipeline there is none.
+pub fn refresh(state: Option<&State>) {
+    let now = state.map_or(Phase::Starting, State::phase);
+    for phase in Phase::ALL {
+        let value = if phase == now { 1.0 } else { 0.0 };
+        gauge!("pitr_archiver_state", "state" => phase.name()).set(value);
+    }
+    let Some(state) = state else { return };
     gauge!("pitr_rpo_lag_seconds").set(state.lag_seconds());
     if let Some(stored) = state.stored() {
         gauge!("pitr_durable_position").set(stored.offset.0 as f64);
@@ -89,21 +93,13 @@ pub fn refresh(state: &State) {
         gauge!("pitr_backup_last_success_timestamp_seconds").set(base.0 as f64 / 1e6);
     }
     metrics::counter!("pitr_backup_failed_total").absolute(failures);
-    let now = state.phase();
-    for phase in Phase::ALL {
-        let value = if phase == now { 1.0 } else { 0.0 };
-        gauge!("pitr_archiver_state", "state" => phase.name()).set(value);
-    }
 }
-
-/// The state of the pipeline that runs now: a pipeline that is built anew has a new one.
-pub type Current = tokio::sync::watch::Receiver<Option<Arc<State>>>;
 
 /// Serves until stopped.
 pub async fn serve(
     listen: String,
     handle: PrometheusHandle,
-    state: Current,
+    current: Current,
     stop: CancellationToken,
 ) {
     let upkeep = handle.clone();
@@ -128,7 +124,7 @@ pub async fn serve(
     let app = Router::new()
         .route("/metrics", get(metrics_page))
         .route("/health", get(async || "ok\n"))
-        .with_state((handle, state));
+        .with_state((handle, current));
     let served =
         axum::serve(listener, app).with_graceful_shutdown(async move { stop.cancelled().await });
     if let Err(error) = served.await {
@@ -137,12 +133,10 @@ pub async fn serve(
 }
 
 async fn metrics_page(
-    Shared((handle, state)): Shared<(PrometheusHandle, Current)>,
+    Shared((handle, current)): Shared<(PrometheusHandle, Current)>,
 ) -> ([(axum::http::HeaderName, &'static str); 1], String) {
-    let now = state.borrow().clone();
-    if let Some(now) = now {
-        refresh(&now);
-    }
+    let state = current.borrow().clone();
+    refresh(state.as_deref());
     let kind = "text/plain; version=0.0.4; charset=utf-8";
     ([(axum::http::header::CONTENT_TYPE, kind)], handle.render())
 }

@@ -3,4 +3,6 @@
 pub mod lag;
 pub mod line;
 pub mod metrics;
+pub mod notify;
+pub mod repeat;
 pub mod state;

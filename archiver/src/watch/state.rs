@@ -1,6 +1,7 @@
 //! What the sidecar is doing, in the words that logs, metrics and status lines use.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use proto::position::Position;
@@ -74,6 +75,7 @@ pub struct State {
     pub lag: Arc<LagProbe>,
     pub health: Arc<Health>,
     pub level: Arc<SpoolLevel>,
+    beats: AtomicU64,
     inner: Mutex<Inner>,
 }
 
@@ -87,14 +89,24 @@ impl State {
             base: None,
             base_failures: 0,
         };
-        Self { lag, health, level, inner: Mutex::new(inner) }
+        Self { lag, health, level, beats: AtomicU64::new(0), inner: Mutex::new(inner) }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
         self.inner.lock().expect("no holder panics")
     }
 
+    /// A sign of life of the capture: something was heard or tried.
+    pub fn beat(&self) {
+        self.beats.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn beats(&self) -> u64 {
+        self.beats.load(Ordering::Relaxed)
+    }
+
     pub fn enter(&self, phase: Phase) {
+        self.beat();
         let was = std::mem::replace(&mut self.lock().phase, phase);
         if was != phase {
             tracing::info!(state = %phase, was = %was, "state");

@@ -1,7 +1,8 @@
 //! Where an archive's lineages and a timeline's log begin and end, found in a few listings.
 
+use super::identity::{FORMAT_VERSION, Identity};
 use super::layout::{self, Lineage, SegmentName};
-use super::{ArchiveError, from_json, identity::Identity};
+use super::{ArchiveError, from_json};
 use crate::position::Epoch;
 use crate::postgres::lsn::{SegmentId, SegmentSize, Timeline};
 use crate::store::{Range, Store, list_all};
@@ -21,17 +22,30 @@ pub async fn lineages(store: &dyn Store) -> Result<Vec<Lineage>, ArchiveError> {
 /// A lineage's identity; `None` when it has none yet.
 ///
 /// # Errors
-/// When the store fails or the identity is damaged.
+/// When the store fails, the identity is damaged, or a newer program wrote it: then nothing but its
+/// format number is taken for understood.
 pub async fn identity(
     store: &dyn Store,
     lineage: Lineage,
 ) -> Result<Option<Identity>, ArchiveError> {
     let key = lineage.identity();
     match store.get(&key, Range::All).await {
-        Ok(bytes) => Ok(Some(from_json(&key, &bytes)?)),
+        Ok(bytes) => {
+            let Format { format: found } = from_json(&key, &bytes)?;
+            let known = FORMAT_VERSION;
+            if found > known {
+                return Err(ArchiveError::Newer { key, found, known });
+            }
+            Ok(Some(from_json(&key, &bytes)?))
+        }
         Err(error) if error.is_absent() => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+#[derive(serde::Deserialize)]
+struct Format {
+    format: u32,
 }
 
 /// The timelines that have sealed segments or tails, ascending.

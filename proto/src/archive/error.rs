@@ -20,6 +20,9 @@ pub enum ArchiveError {
         #[source]
         source: serde_json::Error,
     },
+    /// Nothing of it is understood safely.
+    #[error("{key} has format {found}, and this program knows formats up to {known}")]
+    Newer { key: Key, found: u32, known: u32 },
     #[error("the chain of tails of {segment} breaks at {key}: {detail}")]
     Chain { segment: String, key: Key, detail: String },
     #[error("the ledger grows faster than an entry can be added (at {seq})")]
@@ -31,6 +34,7 @@ impl ArchiveError {
         match self {
             Self::Store(error) => error.class(),
             Self::LedgerRace { .. } => Class::Retry,
+            Self::Newer { .. } => Class::Config,
             Self::Segment { .. } | Self::Json { .. } | Self::Chain { .. } => Class::Damaged,
         }
     }

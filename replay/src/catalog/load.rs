@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::{Base, Catalog, CatalogError, Damage, PatientStore, log, read};
-use proto::archive::identity::{FORMAT_VERSION, Identity};
+use proto::archive::identity::Identity;
 use proto::archive::layout::Lineage;
 use proto::archive::layout::sequence_of;
 use proto::archive::ledger::Entry;
@@ -73,7 +73,11 @@ async fn choose(
         None => lineages.iter().rev().copied().collect(),
     };
     for lineage in candidates {
-        if let Some(identity) = ends::identity(store, lineage).await? {
+        let identity = ends::identity(store, lineage).await.map_err(|error| match error {
+            ArchiveError::Newer { found, known, .. } => CatalogError::Format { found, known },
+            error => error.into(),
+        })?;
+        if let Some(identity) = identity {
             return Ok((lineage, identity));
         }
     }
@@ -88,10 +92,6 @@ async fn choose(
 }
 
 fn check_readable(store: &dyn Store, identity: &Identity) -> Result<(), CatalogError> {
-    let (found, known) = (identity.format, FORMAT_VERSION);
-    if found > known {
-        return Err(CatalogError::Format { found, known });
-    }
     if identity.engine != Engine::Postgresql || identity.postgres().is_none() {
         let address = store.address();
         return Err(CatalogError::Engine { address, engine: identity.engine });

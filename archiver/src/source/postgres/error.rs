@@ -131,6 +131,10 @@ pub enum Error {
     BadSwitch { timeline: Timeline, position: Lsn, next: Timeline, start: Lsn },
     #[error("expected {expected}, found {found}")]
     Unexpected { expected: &'static str, found: String },
+    #[error("{endpoint} allows no replication: max_wal_senders = 0, wal_level = {wal_level}")]
+    NoWalSenders { endpoint: Endpoint, wal_level: String },
+    #[error("somebody streams from slot {slot}, and what they write does not reach this archive")]
+    SlotHeld { slot: String },
     #[error("PostgreSQL {found} is older than 14")]
     TooOld { found: String },
     #[error("{name:?} is not a slot name (1 to 63 of a-z, 0-9 and _)")]
@@ -160,6 +164,8 @@ impl Error {
                 .map(Self::class)
                 .find(|class| class.is_retryable())
                 .unwrap_or_else(|| last.class()),
+            Self::NoWalSenders { .. } => Class::Prerequisite,
+            Self::SlotHeld { .. } => Class::SlotInUse,
             Self::StartRefused { .. } => Class::PositionRefused,
             Self::Discontinuous { .. } | Self::BadSwitch { .. } | Self::Unexpected { .. } => {
                 Class::Protocol
@@ -169,6 +175,27 @@ impl Error {
 
     pub fn is_retryable(&self) -> bool {
         self.class().is_retryable()
+    }
+
+    /// What the server itself answered, if it did.
+    pub fn sqlstate(&self) -> Option<SqlState> {
+        match self {
+            Self::Refused { source, .. }
+            | Self::Server { source, .. }
+            | Self::StartRefused { source, .. } => Some(source.sqlstate),
+            Self::EveryHost { last, .. } => last.sqlstate(),
+            _ => None,
+        }
+    }
+
+    /// Whether a certificate or the agreement on TLS failed.
+    pub fn is_tls(&self) -> bool {
+        match self {
+            Self::Tls { .. } => true,
+            Self::Io { source, .. } => TlsError::inside(source).is_some(),
+            Self::EveryHost { last, .. } => last.is_tls(),
+            _ => false,
+        }
     }
 
     pub(crate) fn unexpected(expected: &'static str, found: impl fmt::Display) -> Self {
@@ -209,6 +236,7 @@ impl ServerError {
 impl SqlState {
     pub const INTERNAL: Self = Self(*b"XX000");
     pub const DATA_CORRUPTED: Self = Self(*b"XX001");
+    pub const TOO_MANY_CONNECTIONS: Self = Self(*b"53300");
     pub const UNDEFINED_FILE: Self = Self(*b"58P01");
 
     pub fn parse(text: &str) -> Option<Self> {

@@ -29,6 +29,8 @@ pub mod indexer;
 pub mod basebackup;
 mod backup_options;
 pub mod sql;
+pub mod preflight;
+pub mod clock;
 
 pub use acknowledged::Acknowledged;
 pub use backup_options::{BackupOptions, Checkpoint, MaxRate};

@@ -27,6 +27,16 @@ const SECRET: [&str; 6] = [
     "ssl_passphrase_command",
 ];
 
+/// What a hot standby needs at least as much of as its primary (xlog.c,
+/// `CheckRequiredParameterValues`).
+pub const HOT_STANDBY: [&str; 5] = [
+    "max_connections",
+    "max_worker_processes",
+    "max_wal_senders",
+    "max_prepared_transactions",
+    "max_locks_per_transaction",
+];
+
 /// pg_replication_slots.wal_status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WalStatus {
@@ -189,13 +199,6 @@ impl SqlSession {
             text.parse().map_err(|_| Error::unexpected("a number", format!("{name} = {text:?}")))
         };
         let millis = |name| Ok::<_, Error>(Duration::from_millis(number(name)?.unsigned_abs()));
-        let hot_standby = [
-            "max_connections",
-            "max_worker_processes",
-            "max_wal_senders",
-            "max_prepared_transactions",
-            "max_locks_per_transaction",
-        ];
         let keep = number("max_slot_wal_keep_size")?;
         Ok(Settings {
             wal_level: get("wal_level")?,
@@ -205,7 +208,7 @@ impl SqlSession {
             data_checksums: get("data_checksums")? == "on",
             full_page_writes: get("full_page_writes")? == "on",
             synchronous_standby_names: get("synchronous_standby_names")?,
-            hot_standby: hot_standby
+            hot_standby: HOT_STANDBY
                 .into_iter()
                 .map(|name| Ok((name.to_owned(), number(name)?)))
                 .collect::<Result<_, Error>>()?,

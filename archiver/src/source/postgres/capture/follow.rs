@@ -165,20 +165,29 @@ pub(crate) fn check_cluster(
     Ok(())
 }
 
-/// Creates the slot if it is not there. On a server whose slot was dropped the log may have a hole:
+/// Creates the slot if it is not there, and tells whether it did. On a server whose slot was dropped the log may have a hole:
 /// starting the stream tells.
-async fn ensure_slot(slot: &SlotName, session: &mut Session) -> Result<(), Error> {
+async fn ensure_slot(slot: &SlotName, session: &mut Session) -> Result<bool, Error> {
     match session.create_slot(slot).await {
         Ok(()) => {
             tracing::info!(%slot, "replication slot created");
-            Ok(())
+            Ok(true)
         }
-        Err(error) if error.class() == Class::SlotExists => Ok(()),
+        Err(error) if error.class() == Class::SlotExists => Ok(false),
         Err(error) => Err(error),
     }
 }
 
-/// Where the slot holds the log from, creating it if there is none; `None` when it holds nothing.
+/// A slot as it was found.
+#[derive(Debug, Clone, Copy)]
+pub struct Found {
+    /// Where it holds the log from; `None` when it holds nothing, or the role may not ask.
+    pub restart: Option<Lsn>,
+    /// Whether it was made just now.
+    pub created: bool,
+}
+
+/// Where the slot holds the log from, creating it if there is none.
 ///
 /// # Errors
 /// When the slot cannot be created or asked.
@@ -186,16 +195,23 @@ pub async fn slot_position(
     options: &ConnectOptions,
     slot: &SlotName,
     session: &mut Session,
-) -> Result<Option<Lsn>, Error> {
-    ensure_slot(slot, session).await?;
+) -> Result<Found, Error> {
+    let created = ensure_slot(slot, session).await?;
     if session.server().version >= VERSION_OPTION_LIST {
         let found = session.read_slot(slot).await?;
-        return Ok(found.and_then(|slot| slot.restart));
+        return Ok(Found { restart: found.and_then(|slot| slot.restart), created });
     }
-    let mut sql = SqlSession::connect(options).await?;
-    let found = sql.slot(slot).await;
-    sql.close().await;
-    Ok(found?.and_then(|slot| slot.restart))
+    let found = match SqlSession::connect(options).await {
+        Ok(mut sql) => {
+            let found = sql.slot(slot).await;
+            sql.close().await;
+            found?
+        }
+        // PostgreSQL 14 tells only by SQL, and this role may do nothing but replicate.
+        Err(error) if matches!(error.class(), Class::Config | Class::Permission) => None,
+        Err(error) => return Err(error),
+    };
+    Ok(Found { restart: found.and_then(|slot| slot.restart), created })
 }
 
 /// Adds to the ledger beside the stream, waiting for a store that is away: nothing that restores

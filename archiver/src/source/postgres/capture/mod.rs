@@ -27,8 +27,9 @@ use super::drive::{self, Drive, Outcome};
 use super::{Acknowledged, Class, ConnectOptions, Error, Session, SlotName, StreamOptions};
 use crate::ring::{Item, RingSender};
 use crate::ship::Durable;
+use crate::watch::repeat::Repeat;
 use crate::watch::state::{Phase, State};
-pub use follow::slot_position;
+pub use follow::{Found, slot_position};
 use sink::RingSink;
 
 /// How far a promotion may lie below what is durable (DESIGN §5.7).
@@ -93,6 +94,7 @@ pub struct Capture {
     received: Lsn,
     /// What asynchronous commits may lag behind (DESIGN §5.9).
     margin: Duration,
+    repeat: Repeat,
 }
 
 impl Capture {
@@ -103,6 +105,7 @@ impl Capture {
         stop: CancellationToken,
         from: Position,
     ) -> Self {
+        let repeat = Repeat::new(setup.clock.clone());
         Self {
             setup,
             ring,
@@ -111,6 +114,7 @@ impl Capture {
             timeline: from.epoch.into(),
             received: from.offset.into(),
             margin: Duration::from_secs(2),
+            repeat,
         }
     }
 
@@ -250,6 +254,7 @@ impl Capture {
         let found = session.identify().await?;
         let restart = follow::slot_position(&self.setup.options, &self.setup.slot, &mut session)
             .await?
+            .restart
             .unwrap_or(found.flushed);
         session.close().await;
         let size = self.setup.identity.segment_bytes;
@@ -284,11 +289,14 @@ impl Capture {
         (delay.unwrap_or(Duration::from_millis(200)) * 4).max(Duration::from_secs(2))
     }
 
-    async fn away(&self, error: &Error, backoff: &mut Backoff) {
+    async fn away(&mut self, error: &Error, backoff: &mut Backoff) {
+        self.setup.state.beat();
         let wait = backoff.next_wait().max(Duration::from_millis(200));
-        let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
-        let class = error.class();
-        tracing::warn!(%error, source, ?class, again_in_ms = wait.as_millis() as u64, "source away");
+        let (class, state) = (error.class(), error.sqlstate());
+        if let Some(kept_back) = self.repeat.tell(format!("{class:?} {state:?}")) {
+            let (error, again_in_ms) = (proto::cli::causes(error), wait.as_millis() as u64);
+            tracing::warn!(error, ?class, again_in_ms, kept_back, "source away: trying again");
+        }
         self.pause(wait).await;
     }
 
@@ -308,6 +316,7 @@ impl Capture {
             );
         }
         while !self.stop.is_cancelled() {
+            self.setup.state.beat();
             self.pause(Duration::from_millis(200)).await;
             let level = self.setup.state.level.clone();
             let room = tokio::task::spawn_blocking(move || level.has_room()).await;

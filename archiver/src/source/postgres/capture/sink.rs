@@ -64,6 +64,7 @@ impl<'a> RingSink<'a> {
 
     fn tell(&self, wal_end: Lsn, clock: Timestamp) {
         let state = &self.setup.state;
+        state.beat();
         state.lag.heard(clock);
         state.received(self.received.at(self.timeline), wal_end.at(self.timeline));
         let behind = wal_end.since(self.received).0;

@@ -1,0 +1,146 @@
+//! What `pitrd run` stands on. Everything that can be wrong with flags, spool and address is said
+//! before the database or the archive is touched.
+//!
+//! Enters: the flags. Leaves: stores, settings, and a locked spool folder that can be written.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use proto::clock::{Clock, SystemClock};
+use proto::disk::SystemDisk;
+use proto::position::ByteCount;
+use proto::postgres::lsn::Timeline;
+use proto::store::{Access, url};
+
+use super::args::RunArgs;
+use super::error::{CliError, Code, archive_error};
+use crate::pipeline::{Ground, Settings};
+use crate::ship::health::Health;
+use crate::source::postgres::SlotName;
+use crate::source::postgres::options::TargetSession;
+use crate::spool::SpoolLevel;
+
+/// The spool must hold a few segments, or it is full at once.
+const SPOOL_MIN: ByteCount = ByteCount(64 << 20);
+/// What an empty spool must have room for at the start.
+const ROOM_MIN: usize = 1 << 20;
+
+/// What a run stands on: made once, before anything is tried.
+pub(super) struct Setting {
+    pub ground: Ground,
+    pub settings: Settings,
+    /// Held as long as the process lives: two sidecars never share a spool.
+    _lock: std::fs::File,
+}
+
+pub(super) async fn prepare(args: &RunArgs) -> Result<Setting, CliError> {
+    let mut source = args.source.options()?;
+    if source.target == TargetSession::Any && !args.from_standby {
+        // Of several hosts the primary; beside a lone standby we wait (DESIGN §5.6).
+        source.target = TargetSession::Primary;
+    }
+    let address = args.archive.address()?;
+    let slot: SlotName = args.slot.parse().map_err(|error: crate::source::postgres::Error| {
+        CliError::caused(Code::Usage, &error, "correct --slot")
+    })?;
+    if args.spool_max < SPOOL_MIN {
+        let what = format!("--spool-max {} is less than {SPOOL_MIN}", args.spool_max);
+        return Err(CliError::new(Code::Usage, what, "give the spool room for a few segments"));
+    }
+    let store = url::open(address, Access::ReadWrite)
+        .await
+        .map_err(|error| archive_error(&error.into()))?;
+    let spool = match &args.spool {
+        Some(dir) => dir.clone(),
+        None => state_folder(address),
+    };
+    let lock = lock(&spool)?;
+    check_room(&spool, args.spool_max)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let ground = Ground {
+        store,
+        disk: Arc::new(SystemDisk),
+        clock: clock.clone(),
+        health: Arc::new(Health::new(clock)),
+        level: Arc::new(SpoolLevel::on(Arc::new(SystemDisk), &spool, args.spool_max)),
+    };
+    let settings = Settings {
+        source,
+        slot,
+        spool,
+        codec: args.compression,
+        flush: args.flush,
+        ack: args.ack,
+        synchronous: args.synchronous,
+        accept: args.accept_timeline.map(Timeline),
+        new_lineage: args.new_lineage,
+    };
+    Ok(Setting { ground, settings, _lock: lock })
+}
+
+/// `$STATE_DIRECTORY` (systemd), `$XDG_STATE_HOME/pitr`, `~/.local/state/pitr`, `/var/lib/pitr`:
+/// below it one folder for each archive.
+fn state_folder(address: &str) -> PathBuf {
+    let variable = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let root = variable("STATE_DIRECTORY")
+        .or_else(|| variable("XDG_STATE_HOME").map(|dir| dir.join("pitr")))
+        .or_else(|| variable("HOME").map(|dir| dir.join(".local/state/pitr")))
+        .unwrap_or_else(|| PathBuf::from("/var/lib/pitr"));
+    let name = proto::segment::Hash::of(address.as_bytes()).to_string();
+    root.join("spool").join(&name[..16])
+}
+
+fn unusable(spool: &Path) -> impl Fn(std::io::Error) -> CliError {
+    move |error| {
+        let what = format!("the spool folder {} cannot be used", spool.display());
+        let next = "make it writable, make room, or give --spool another folder";
+        CliError::new(Code::SpoolFolder, what, next).why(error.to_string())
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "a lock is no data: Disk has none")]
+fn lock(spool: &Path) -> Result<std::fs::File, CliError> {
+    std::fs::create_dir_all(spool).map_err(unusable(spool))?;
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(spool.join("lock"))
+        .map_err(unusable(spool))?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(
+        |_| {
+            let what = format!("another pitrd uses the spool folder {}", spool.display());
+            CliError::new(Code::SpoolInUse, what, "stop it, or give --spool another folder")
+        },
+    )?;
+    Ok(file)
+}
+
+/// Whether there is room to begin with. A spool that holds log is not asked: bringing that up is
+/// what makes room.
+#[allow(clippy::disallowed_methods, reason = "a trial is no data: Disk has none")]
+fn check_room(spool: &Path, max: ByteCount) -> Result<(), CliError> {
+    let holds_log = std::fs::read_dir(spool).map_err(unusable(spool))?.flatten().any(|entry| {
+        let name = entry.file_name();
+        Path::new(&name).extension().is_some_and(|kind| kind == "open" || kind == "sealed")
+    });
+    if holds_log {
+        return Ok(());
+    }
+    let trial = spool.join("trial");
+    let tried = std::fs::File::create(&trial)
+        .and_then(|mut file| file.write_all(&vec![0; ROOM_MIN]).and_then(|()| file.sync_all()));
+    let _ = std::fs::remove_file(&trial);
+    tried.map_err(unusable(spool))?;
+    if let Ok(disk) = rustix::fs::statvfs(spool) {
+        let free = ByteCount(disk.f_bavail.saturating_mul(disk.f_frsize));
+        if free < max {
+            tracing::warn!(
+                spool = %spool.display(), %free, spool_max = %max,
+                "the spool's disk has less room than --spool-max: an outage ends sooner"
+            );
+        }
+    }
+    Ok(())
+}

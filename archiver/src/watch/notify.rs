@@ -1,0 +1,81 @@
+//! What systemd is told (sd_notify(3)): ready, where we stand, and that we are alive.
+//!
+//! Enters: the state. Leaves: datagrams to `$NOTIFY_SOCKET`, if there is one. The watchdog is fed
+//! only while something moves: a sidecar that hangs is then started again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::clock::Clock;
+use sd_notify::NotifyState;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::line;
+use super::state::State;
+
+/// Nothing that is tried may take longer than this between two signs of life.
+const STUCK: Duration = Duration::from_secs(120);
+const STATUS_EVERY: Duration = Duration::from_secs(10);
+
+/// Begun, or waiting for a source or store that is away: both are what was asked for.
+pub fn ready(status: &str) {
+    tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+}
+
+pub fn stopping() {
+    tell(&[NotifyState::Stopping]);
+}
+
+/// Without a supervisor nobody listens, which is no error.
+fn tell(states: &[NotifyState]) {
+    let _ = sd_notify::notify(states);
+}
+
+/// Tells status and life until stopped.
+pub async fn tend(
+    current: watch::Receiver<Option<Arc<State>>>,
+    clock: Arc<dyn Clock>,
+    stop: CancellationToken,
+) {
+    // Half of what systemd waits, as sd_watchdog_enabled(3) advises.
+    let watchdog = sd_notify::watchdog_enabled().map(|timeout| timeout / 2);
+    let every = watchdog.map_or(STATUS_EVERY, |half| half.min(STATUS_EVERY));
+    let mut pulse = Pulse::default();
+    loop {
+        let state = current.borrow().clone();
+        let alive = state.as_ref().is_none_or(|state| pulse.moves(state, clock.monotonic()));
+        if let Some(state) = &state {
+            tell(&[NotifyState::Status(&line::short(state))]);
+        }
+        if watchdog.is_some() && alive {
+            tell(&[NotifyState::Watchdog]);
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(every) => {}
+        }
+    }
+}
+
+/// When each half of the pipeline last moved.
+#[derive(Debug, Default)]
+struct Pulse {
+    capture: (u64, Duration),
+    store: (u64, Duration),
+}
+
+impl Pulse {
+    fn moves(&mut self, state: &State, now: Duration) -> bool {
+        let idle = state.positions().0.is_none_or(|received| Some(received) <= state.stored());
+        let moved = |last: &mut (u64, Duration), count: u64, at_rest: bool| {
+            if count != last.0 || at_rest {
+                *last = (count, now);
+            }
+            now.saturating_sub(last.1) < STUCK
+        };
+        let capture = moved(&mut self.capture, state.beats(), false);
+        let store = moved(&mut self.store, state.health.attempts(), idle);
+        capture && store
+    }
+}

@@ -22,6 +22,7 @@ fn main() -> Result<()> {
         .conf("max_wal_size", "16GB")
         .conf("max_replication_slots", "20")
         .conf("checkpoint_timeout", "1h")
+        .conf("synchronous_commit", "off")
         .start()?;
     for kind in ["peer", "lz4", "zstd"] {
         for round in 0..ROUNDS {

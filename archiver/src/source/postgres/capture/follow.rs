@@ -49,8 +49,8 @@ impl Capture {
         if at >= size.floor(self.received) {
             return Ok(());
         }
-        let later = history.entries.iter().map(|branch| branch.parent).chain([server]);
-        let next = later.skip_while(|timeline| *timeline <= self.timeline).next();
+        let mut later = history.entries.iter().map(|branch| branch.parent).chain([server]);
+        let next = later.find(|timeline| *timeline > self.timeline);
         self.change_timeline(session, next.unwrap_or(server), at).await
     }
 

@@ -246,7 +246,7 @@ pub(super) fn minimal_conf(
         let lower = name.to_lowercase();
         let wanted = !NOT_SAVED.contains(&lower.as_str())
             && !lower.starts_with("recovery_target")
-            && !(lower.starts_with("ssl_") && lower.ends_with("_file"));
+            && (!lower.starts_with("ssl_") || !lower.ends_with("_file"));
         // Settings of extensions have a dot and are taken before their library is loaded.
         let settable = known.map_or_else(
             || STANDBY_NEEDS.iter().any(|(needed, _)| *needed == lower) || lower == "port",

@@ -51,7 +51,8 @@ impl Case {
     /// What `postgresql.auto.conf` says of a setting: the last line counts.
     fn auto(&self, name: &str) -> Option<String> {
         let text = self.text("postgresql.auto.conf");
-        let mut found = text.lines().filter_map(lines::parse).filter(|setting| setting.name == name);
+        let mut found =
+            text.lines().filter_map(lines::parse).filter(|setting| setting.name == name);
         found.next_back().map(|setting| setting.value)
     }
 }

@@ -79,6 +79,8 @@ pub(super) fn pipeline_error(error: &PipelineError) -> CliError {
     }
 }
 
+const LACKS: &str = "wal_level = replica, max_wal_senders and max_replication_slots above 0 (restart the server), and a physical --slot are needed";
+
 pub(super) fn source_error(error: &pg::Error) -> CliError {
     let full = error.sqlstate() == Some(pg::SqlState::TOO_MANY_CONNECTIONS);
     let (code, next) = match error.class() {
@@ -86,6 +88,10 @@ pub(super) fn source_error(error: &pg::Error) -> CliError {
             Code::Source,
             "sslrootcert must name the authority of the server's certificate, and the host in --source a name that stands in it; or choose another sslmode",
         ),
+        // The server let us in, and refuses a command: a logical slot, for one.
+        pg::Class::Config | pg::Class::Prerequisite if !error.is_connecting() => {
+            (Code::WalLevel, LACKS)
+        }
         pg::Class::Config => (
             Code::Source,
             "correct --source, the password (~/.pgpass, PGPASSWORD) or pg_hba.conf, then try again",
@@ -97,10 +103,7 @@ pub(super) fn source_error(error: &pg::Error) -> CliError {
         pg::Class::NoFreeSlot => {
             (Code::NoFreeSlot, "raise max_replication_slots, or drop a slot that nobody uses")
         }
-        pg::Class::Prerequisite => (
-            Code::WalLevel,
-            "wal_level = replica, max_wal_senders and max_replication_slots above 0 (restart the server), and a physical --slot are needed",
-        ),
+        pg::Class::Prerequisite => (Code::WalLevel, LACKS),
         pg::Class::SlotInUse => (
             Code::SlotInUse,
             "another pitrd (or other program) streams from this slot: stop it, or give --slot another name",

@@ -46,6 +46,9 @@ pub enum StoreError {
     Unreachable { address: String, action: &'static str, key: String, detail: String, class: Class },
     #[error("{key} in {address} is damaged: {detail}")]
     Damaged { address: String, key: Key, detail: String },
+    /// To be read, and not there at all.
+    #[error("there is no folder {address}")]
+    NoRoot { address: String },
     #[error("archive address {address:?}: {detail}")]
     Address { address: String, detail: String },
 }
@@ -69,7 +72,7 @@ impl StoreError {
             },
             Self::Answer { class, .. } | Self::Unreachable { class, .. } => *class,
             Self::Damaged { .. } => Class::Damaged,
-            Self::Address { .. } => Class::Config,
+            Self::NoRoot { .. } | Self::Address { .. } => Class::Config,
         }
     }
 

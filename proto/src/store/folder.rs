@@ -156,7 +156,7 @@ impl Inner {
         match self.disk.len(&self.root) {
             Ok(_) => return Err(self.refused("is a file, not a folder")),
             Err(e) if e.kind() == io::ErrorKind::NotFound && self.access == Access::ReadOnly => {
-                return Err(self.refused("there is no such folder"));
+                return Err(StoreError::NoRoot { address: self.address() });
             }
             Err(_) => {}
         }

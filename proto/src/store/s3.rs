@@ -96,7 +96,7 @@ impl S3Store {
     }
 
     fn asked<'a>(&'a self, action: &'static str, key: &'a str) -> Asked<'a> {
-        Asked { address: &self.short, action, key }
+        Asked { address: &self.short, endpoint: self.address.endpoint.as_deref(), action, key }
     }
 
     fn writable(&self, key: &Key) -> Result<(), StoreError> {

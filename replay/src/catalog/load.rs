@@ -27,7 +27,10 @@ impl Catalog {
     /// # Errors
     /// When there is no archive there, or it cannot be read.
     pub async fn open(address: &str, lineage: Option<u32>) -> Result<Self, CatalogError> {
-        let store = url::open(address, Access::ReadOnly).await?;
+        let store = url::open(address, Access::ReadOnly).await.map_err(|error| match error {
+            StoreError::NoRoot { address } => CatalogError::NoArchive { address },
+            error => error.into(),
+        })?;
         Self::read(Arc::new(PatientStore::new(store, PATIENCE)), lineage).await
     }
 

@@ -108,7 +108,7 @@ impl Context {
     }
 
     fn archive(&self) -> Result<&str, CliError> {
-        self.global.archive.as_deref().ok_or_else(|| {
+        self.global.archive.as_deref().filter(|address| !address.is_empty()).ok_or_else(|| {
             CliError::new(
                 Code::Missing,
                 "no archive is given",

@@ -2,3 +2,9 @@
 
 mod docs;
 mod demo;
+mod refused;
+mod bad_input_command_line;
+mod bad_input_database;
+mod bad_input_store;
+mod bad_input_spool;
+mod bad_input_archive;

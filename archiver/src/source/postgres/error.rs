@@ -188,6 +188,11 @@ impl Error {
         }
     }
 
+    /// Whether no connection came about, rather than a command being refused on one.
+    pub const fn is_connecting(&self) -> bool {
+        !matches!(self, Self::Server { .. } | Self::StartRefused { .. })
+    }
+
     /// Whether a certificate or the agreement on TLS failed.
     pub fn is_tls(&self) -> bool {
         match self {

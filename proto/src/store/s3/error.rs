@@ -16,6 +16,8 @@ use super::super::{Class, StoreError};
 #[derive(Debug, Clone)]
 pub(super) struct Asked<'a> {
     pub(super) address: &'a str,
+    /// What did not answer: an address alone would not tell a mistyped one.
+    pub(super) endpoint: Option<&'a str>,
     pub(super) action: &'static str,
     pub(super) key: &'a str,
 }
@@ -81,11 +83,15 @@ impl Asked<'_> {
     }
 
     pub(super) fn unreachable(&self, detail: impl Into<String>, class: Class) -> StoreError {
+        let detail = match self.endpoint {
+            Some(endpoint) => format!("{endpoint}: {}", detail.into()),
+            None => detail.into(),
+        };
         StoreError::Unreachable {
             address: self.address.to_owned(),
             action: self.action,
             key: self.key.to_owned(),
-            detail: detail.into(),
+            detail,
             class,
         }
     }

@@ -150,3 +150,40 @@ fn open_to_all(folder: &std::path::Path) -> Result<()> {
     }
     Ok(())
 }
+
+/// `pitr restore` as a process of its own.
+fn command(source: &Source) -> std::process::Command {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_pitr"));
+    command.args(["restore", "--latest", "--archive"]).arg(source.place("archive"));
+    command.arg("--into").arg(source.place("copy"));
+    command.arg("--pg-bin").arg(source.cluster.bin_dir());
+    command.args(tests::user::run_as().iter().flat_map(|user| ["--run-as", user]));
+    command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    command
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_that_is_killed_again_and_again_goes_on_to_the_same_end() -> Result<()> {
+    let (source, moment, _) = long_log().await?;
+    let (mut killed, mut during_recovery) = (0, 0);
+    for attempt in 1_u64.. {
+        let mut child = command(&source).spawn()?;
+        tokio::time::sleep(Duration::from_millis(150 * attempt)).await;
+        if let Some(status) = child.try_wait()? {
+            anyhow::ensure!(status.success(), "attempt {attempt}: {status}");
+            break;
+        }
+        killed += 1;
+        during_recovery += u32::from(source.place("copy").join("postmaster.pid").exists());
+        child.kill()?;
+        child.wait()?;
+        anyhow::ensure!(attempt < 60, "it never comes to its end");
+    }
+    println!("{killed} kills, {during_recovery} of them while its server ran");
+    assert!(during_recovery > 0, "no kill met the recovery");
+    assert!(!source.place("copy").join("recovery.signal").exists());
+    let copy = source.open(&source.place("copy"))?;
+    copy.assert_holds(&moment)?;
+    assert_eq!(copy.value("postgres", "SELECT current_setting('restore_command') || '.'")?, ".");
+    Ok(())
+}

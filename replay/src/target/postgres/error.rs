@@ -16,6 +16,8 @@ pub enum RestoreError {
     NotEmpty { folder: PathBuf, found: String },
     #[error("{folder} holds a restore that was interrupted: {asked}")]
     OtherRestore { folder: PathBuf, asked: String },
+    #[error("another restore works in {folder}")]
+    Busy { folder: PathBuf },
     #[error("{folder} has room for {}, and the base needs {}", ByteCount(*.free), ByteCount(*.needed))]
     NoRoom { folder: PathBuf, needed: u64, free: u64 },
     #[error("tablespace {name:?} is not one of this base, or its new place is not absolute")]
@@ -83,6 +85,7 @@ impl RestoreError {
             Self::NotEmpty { .. }
             | Self::OtherRestore { .. }
             | Self::NoRoom { .. }
+            | Self::Busy { .. }
             | Self::Tablespace { .. }
             | Self::NoUser { .. }
             | Self::NotRoot { .. }
@@ -102,6 +105,7 @@ impl RestoreError {
             Self::OtherRestore { .. } => {
                 "repeat that command to go on with it, or empty the folder first"
             }
+            Self::Busy { .. } => "let it finish, or give another folder",
             Self::NoRoom { .. } => "make room, or give a folder on another disk",
             Self::Tablespace { .. } => {
                 "--tablespace takes OLD=NEW: a location or oid that `pitr list` shows, and an \

@@ -101,20 +101,10 @@ pub async fn restore_from(
     let store: Arc<dyn Store> = Arc::new(PatientStore::new(store, ATTEMPTS));
     let mut phases = Phases::default();
     let owner = owner::resolve(options.run_as.as_deref())?;
-    let folder = std::path::absolute(&options.into).map_err(|source| RestoreError::Io {
-        action: "finding",
-        path: options.into.clone(),
-        source,
-    })?;
+    let folder = absolute(&options.into)?;
     let saved = frozen(&folder, plan, progress)?;
     let plan = saved.as_ref().unwrap_or(plan);
-    let major = plan.base.version_num / 10_000;
-    let binaries = match Binaries::find(options.pg_bin.as_deref(), major) {
-        Ok(found) => Some(found),
-        // Only laid out: whoever starts it brings the server.
-        Err(_) if options.then == Then::LayOut && options.pg_bin.is_none() => None,
-        Err(error) => return Err(error),
-    };
+    let binaries = binaries(plan, options)?;
     let base = complete(&*store, plan).await?;
     let mut layout = Layout::open(&folder, plan, &base, &options.tablespaces, owner)?;
     let mut report = begun(plan, &base, &folder, binaries.as_ref(), layout.resumed);
@@ -162,6 +152,16 @@ pub async fn restore_from(
     Ok(report)
 }
 
+fn binaries(plan: &Plan, options: &RestoreOptions) -> Result<Option<Binaries>, RestoreError> {
+    let major = plan.base.version_num / 10_000;
+    match Binaries::find(options.pg_bin.as_deref(), major) {
+        Ok(found) => Ok(Some(found)),
+        // Only laid out: whoever starts it brings the server.
+        Err(_) if options.then == Then::LayOut && options.pg_bin.is_none() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// The plan of an earlier run of the same command: the archive has moved on, the moment must not.
 fn frozen(
     folder: &Path,
@@ -188,6 +188,11 @@ async fn complete(store: &dyn Store, plan: &Plan) -> Result<Complete, RestoreErr
         return Err(RestoreError::Base { id: plan.base.id.clone(), detail });
     }
     Ok(base)
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, RestoreError> {
+    let failed = |source| RestoreError::Io { action: "finding", path: path.to_owned(), source };
+    std::path::absolute(path).map_err(failed)
 }
 
 fn usual_jobs() -> usize {

@@ -244,15 +244,15 @@ pub(super) fn minimal_conf(
     );
     for (name, value) in settings {
         let lower = name.to_lowercase();
-        let wanted = !NOT_SAVED.contains(&lower.as_str())
-            && !lower.starts_with("recovery_target")
-            && (!lower.starts_with("ssl_") || !lower.ends_with("_file"));
+        let ssl_file = lower.starts_with("ssl_") && lower.ends_with("_file");
+        let left_behind =
+            ssl_file || lower.starts_with("recovery_target") || NOT_SAVED.contains(&lower.as_str());
         // Settings of extensions have a dot and are taken before their library is loaded.
         let settable = known.map_or_else(
             || STANDBY_NEEDS.iter().any(|(needed, _)| *needed == lower) || lower == "port",
             |known| known.contains_key(&lower) || lower.contains('.'),
         );
-        if wanted && settable {
+        if settable && !left_behind {
             text.push_str(&format!("{name} = {}\n", quoted(value)));
         }
     }

@@ -51,9 +51,8 @@ impl Case {
     /// What `postgresql.auto.conf` says of a setting: the last line counts.
     fn auto(&self, name: &str) -> Option<String> {
         let text = self.text("postgresql.auto.conf");
-        let mut found =
-            text.lines().filter_map(lines::parse).filter(|setting| setting.name == name);
-        found.next_back().map(|setting| setting.value)
+        let settings = text.lines().filter_map(lines::parse);
+        settings.rev().find(|setting| setting.name == name).map(|setting| setting.value)
     }
 }
 

@@ -17,8 +17,10 @@ use crate::fetch::{PLAN_FILE, WORK_FOLDER};
 use crate::plan::Plan;
 use crate::target::postgres::RestoreError;
 
-const STATE_FILE: &str = "restore.json";
+/// The journal's state: without it nobody began a restore here.
+pub const STATE_FILE: &str = "restore.json";
 const PARTS_FILE: &str = "parts";
+const LOCK_FILE: &str = "lock";
 
 /// How far a restore has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -55,6 +57,8 @@ pub struct Journal {
     pub state: State,
     done: HashSet<(String, Hash)>,
     parts: File,
+    /// Held as long as this restore works here.
+    _lock: File,
 }
 
 fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> RestoreError {
@@ -100,6 +104,7 @@ impl Journal {
     pub fn open(folder: &Path, state: State, plan: &Plan) -> Result<Self, RestoreError> {
         let work = folder.join(WORK_FOLDER);
         std::fs::create_dir_all(&work).map_err(io("creating", &work))?;
+        let lock = lock(folder, &work.join(LOCK_FILE))?;
         replace(&work.join(PLAN_FILE), &plan.encode())?;
         let path = work.join(PARTS_FILE);
         let done = std::fs::read_to_string(&path).unwrap_or_default();
@@ -108,7 +113,7 @@ impl Journal {
         let mut parts = parts.map_err(io("opening", &path))?;
         // Ends a line that was torn: what follows must not be glued to it.
         parts.write_all(b"\n").map_err(io("writing", &path))?;
-        let journal = Self { work, state, done, parts };
+        let journal = Self { work, state, done, parts, _lock: lock };
         journal.save()?;
         Ok(journal)
     }
@@ -143,6 +148,17 @@ impl Journal {
         self.parts.sync_data().map_err(io("syncing", &path))?;
         self.done.extend(parts.iter().cloned());
         Ok(())
+    }
+}
+
+fn lock(folder: &Path, path: &Path) -> Result<File, RestoreError> {
+    use rustix::fs::{FlockOperation, flock};
+    let opened = OpenOptions::new().create(true).append(true).open(path);
+    let file = opened.map_err(io("opening", path))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(RestoreError::Busy { folder: folder.to_owned() }),
+        Err(e) => Err(io("locking", path)(e.into())),
     }
 }
 

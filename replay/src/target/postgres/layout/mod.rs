@@ -14,7 +14,7 @@ mod tests;
 
 pub use files::UnpackError;
 pub(super) use journal::replace;
-pub use journal::{Journal, Stage, State};
+pub use journal::{Journal, STATE_FILE, Stage, State};
 pub use tar::TarError;
 
 use std::collections::BTreeMap;

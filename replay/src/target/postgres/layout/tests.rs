@@ -174,6 +174,9 @@ async fn a_restore_that_broke_off_goes_on_and_cannot_be_started_meanwhile() {
     assert!(!case.data().join("global/pg_control").exists(), "not before it is sealed");
     layout.seal(&case.base).expect("sealed");
     case.check();
+    let busy = case.open().expect_err("the first one works here still");
+    assert!(matches!(busy, RestoreError::Busy { .. }), "{busy}");
+    drop(layout);
     case.open().expect("the same command again").seal(&case.base).expect("nothing to do");
     case.check();
 }

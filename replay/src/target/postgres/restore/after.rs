@@ -1,6 +1,8 @@
 //! From a folder that is laid out to one that is at the moment: recovery, proof, and how it is left.
 
+use std::ffi::OsString;
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
@@ -11,11 +13,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::phases::Phases;
 use super::{RestoreOptions, Then};
-use crate::fetch::WORK_FOLDER;
 use crate::fetch::prefetch::Prefetcher;
+use crate::fetch::{PLAN_FILE, WORK_FOLDER};
 use crate::plan::Plan;
 use crate::target::postgres::binaries::Binaries;
 use crate::target::postgres::config::{self, Sources};
+use crate::target::postgres::layout::STATE_FILE;
 use crate::target::postgres::recovery::{self, AtTarget, Recovery};
 use crate::target::postgres::report::{Left, Report};
 use crate::target::postgres::server::{Server, Start};
@@ -209,15 +212,22 @@ async fn timeline_of(client: &Client) -> Result<Timeline, RestoreError> {
     digits.map(Timeline).ok_or_else(bad)
 }
 
-/// What a finished copy needs no more: plan, fetched log, journal.
-fn clear_work(folder: &std::path::Path) -> Result<(), RestoreError> {
+/// What a finished copy needs no more: fetched log, plan, and the journal last of all, so that a
+/// killed run is known for what it is.
+fn clear_work(folder: &Path) -> Result<(), RestoreError> {
     let work = folder.join(WORK_FOLDER);
     let failed = |source| RestoreError::Io { action: "emptying", path: work.clone(), source };
+    let mut names = Vec::new();
     for entry in std::fs::read_dir(&work).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
-        if path.file_name().is_some_and(|name| name == "server.log") {
-            continue;
-        }
+        names.push(entry.map_err(failed)?.file_name());
+    }
+    let rank = |name: &OsString| match name.to_str() {
+        Some(STATE_FILE) => 2,
+        Some(PLAN_FILE) => 1,
+        _ => 0,
+    };
+    names.sort_by_key(rank);
+    for path in names.iter().filter(|name| *name != "server.log").map(|name| work.join(name)) {
         let removed = if path.is_dir() {
             std::fs::remove_dir_all(&path)
         } else {

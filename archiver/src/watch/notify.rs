@@ -79,3 +79,43 @@ impl Pulse {
         capture && store
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proto::clock::SystemClock;
+    use proto::position::{ByteCount, Epoch, Offset, Position};
+
+    use super::*;
+    use crate::ship::health::Health;
+    use crate::source::postgres::commits::WalCommits;
+    use crate::spool::SpoolLevel;
+    use crate::watch::lag::LagProbe;
+
+    fn state() -> State {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let commits = Arc::new(WalCommits(proto::postgres::lsn::SegmentSize::DEFAULT));
+        let lag = Arc::new(LagProbe::new(clock.clone(), commits));
+        State::new(lag, Arc::new(Health::new(clock)), Arc::new(SpoolLevel::new(ByteCount(1 << 30))))
+    }
+
+    #[test]
+    fn the_watchdog_is_fed_only_while_both_halves_move() {
+        let (state, mut pulse) = (state(), Pulse::default());
+        let at = Duration::from_secs;
+        state.beat();
+        assert!(pulse.moves(&state, at(0)));
+        assert!(pulse.moves(&state, at(100)), "a pause is no hang");
+        assert!(!pulse.moves(&state, at(121)), "nothing is heard or tried");
+        state.beat();
+        assert!(pulse.moves(&state, at(122)));
+        // Bytes were received, and no request to the store ends.
+        let end = Position::new(Epoch(1), Offset(100));
+        state.received(end, end);
+        for second in (130..=240).step_by(10) {
+            state.beat();
+            assert!(pulse.moves(&state, at(second)), "{second}");
+        }
+        state.beat();
+        assert!(!pulse.moves(&state, at(250)));
+    }
+}

@@ -8,3 +8,7 @@ mod bad_input_database;
 mod bad_input_store;
 mod bad_input_spool;
 mod bad_input_archive;
+mod replication_only;
+mod stopping;
+mod supervised;
+mod secrets;

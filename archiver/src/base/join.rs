@@ -20,7 +20,8 @@ use super::error::BaseError;
 use super::postgres::PostgresSource;
 use super::progress::Progress;
 use super::writer::{BaseOptions, take};
-use crate::source::postgres::ConnectOptions;
+use crate::source::postgres::capture::{CaptureError, check_lineage};
+use crate::source::postgres::{ConnectOptions, Session};
 
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -32,6 +33,9 @@ pub enum JoinError {
     Archive(#[from] ArchiveError),
     #[error(transparent)]
     Base(#[from] BaseError),
+    /// The server is another one, or a copy of the archived one.
+    #[error(transparent)]
+    Server(#[from] CaptureError),
 }
 
 /// Takes a base into the archive's newest lineage, whose log somebody else writes.
@@ -45,6 +49,12 @@ pub async fn join(
     clock: &dyn Clock,
 ) -> Result<Complete, JoinError> {
     let (lineage, identity) = newest(&*store).await?;
+    if let Some(postgres) = identity.postgres() {
+        let mut session = Session::connect(&source).await.map_err(CaptureError::from)?;
+        let checked = check_lineage(&*store, lineage, postgres, None, &mut session).await;
+        session.close().await;
+        checked?;
+    }
     let mut source = PostgresSource::new(source);
     let size = identity.postgres().map_or(SegmentSize::DEFAULT, |postgres| postgres.segment_bytes);
     let log_store = store.clone();

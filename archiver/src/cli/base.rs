@@ -9,7 +9,7 @@ use proto::clock::SystemClock;
 use proto::store::{Access, url};
 
 use super::args::{BaseArgs, CheckpointArg, Global};
-use super::error::{CliError, Code, archive_error, source_error};
+use super::error::{CliError, Code, archive_error, capture_error, source_error};
 use crate::base::{
     BaseError, BaseOptions, Checkpoint, JoinError, OnProgress, Progress, join, progress_line, tell,
 };
@@ -55,6 +55,7 @@ fn error_of(error: &JoinError) -> CliError {
         ),
         JoinError::Archive(archive) => archive_error(archive),
         JoinError::Base(base) => base_error(base),
+        JoinError::Server(server) => capture_error(server),
     }
 }
 

@@ -119,7 +119,7 @@ pub(super) fn source_error(error: &pg::Error) -> CliError {
     CliError::caused(code, error, next)
 }
 
-fn capture_error(error: &CaptureError) -> CliError {
+pub(super) fn capture_error(error: &CaptureError) -> CliError {
     match error {
         CaptureError::WrongCluster { .. } | CaptureError::SegmentSize { .. } => CliError::caused(
             Code::WrongCluster,
@@ -138,6 +138,11 @@ fn capture_error(error: &CaptureError) -> CliError {
             format!(
                 "give a restored copy an archive of its own; if this one replaces the archived cluster: --accept-timeline {server}, or --new-lineage"
             ),
+        ),
+        CaptureError::OtherHistory { .. } => CliError::caused(
+            Code::WrongTimeline,
+            error,
+            "give a restored copy an archive of its own; if this one replaces the archived cluster: --new-lineage",
         ),
         CaptureError::Source(source) => source_error(source),
         CaptureError::Archive(archive) => archive_error(archive),

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::pipeline::{Ground, Opened, PipelineError, Settings};
 use crate::ship::resume;
 use crate::ship::shipper::WATERMARK_EVERY;
+use crate::source::postgres::capture::{CaptureError, check_lineage};
 use crate::source::postgres::sql::SqlSession;
 use crate::source::postgres::{Class, Session};
 
@@ -42,6 +43,7 @@ pub(super) async fn take(
     claim: Claim,
     stop: &CancellationToken,
 ) -> Result<Option<u64>, PipelineError> {
+    refuse_a_copy(ground, settings, opened).await?;
     let entries = ledger::read(&*ground.store, opened.lineage).await?;
     let last = entries.iter().rev().find(|entry| matches!(entry.event, Event::Writer { .. }));
     if let Some(last) = last {
@@ -65,6 +67,25 @@ pub(super) async fn take(
         tracing::warn!(%error, "the writer epoch is not remembered in the spool");
     }
     Ok(Some(writer))
+}
+
+/// Taking an epoch fences whoever has it: only a server whose log continues the archive's may.
+async fn refuse_a_copy(
+    ground: &Ground,
+    settings: &Settings,
+    opened: &Opened,
+) -> Result<(), PipelineError> {
+    let mut session = Session::connect(&settings.source).await?;
+    let (store, identity) = (&*ground.store, &opened.postgres);
+    let checked =
+        check_lineage(store, opened.lineage, identity, settings.accept, &mut session).await;
+    session.close().await;
+    checked.map_err(|error| match error {
+        // Told apart by whoever decides what is waited for.
+        CaptureError::Source(error) => error.into(),
+        CaptureError::Archive(error) => error.into(),
+        other => other.into(),
+    })
 }
 
 /// Whether our server is the primary of a newer timeline than any archived one: whoever writes the

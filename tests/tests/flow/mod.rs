@@ -6,3 +6,7 @@ mod restore;
 mod capture_equality;
 mod targets_kinds;
 mod targets_clock;
+mod odd_tools;
+mod odd_sizes;
+mod odd_objects;
+mod odd_copy;

@@ -22,6 +22,10 @@ pub enum RestoreError {
     NoRoom { folder: PathBuf, needed: u64, free: u64 },
     #[error("tablespace {name:?} is not one of this base, or its new place is not absolute")]
     Tablespace { name: String },
+    #[error(
+        "tablespace {oid} of this base lies at {location}, and {place} cannot take it: {detail}"
+    )]
+    TablespacePlace { oid: u32, location: String, place: PathBuf, detail: String },
     #[error("servers do not run as root, and there is no user {name:?} here (--run-as)")]
     NoUser { name: String },
     #[error("--run-as {name} needs root; this is user {uid}")]
@@ -87,6 +91,7 @@ impl RestoreError {
             | Self::NoRoom { .. }
             | Self::Busy { .. }
             | Self::Tablespace { .. }
+            | Self::TablespacePlace { .. }
             | Self::NoUser { .. }
             | Self::NotRoot { .. }
             | Self::NoServer { .. }
@@ -110,6 +115,9 @@ impl RestoreError {
             Self::Tablespace { .. } => {
                 "--tablespace takes OLD=NEW: a location or oid that `pitr list` shows, and an \
                  absolute path"
+            }
+            Self::TablespacePlace { .. } => {
+                "put each tablespace into an empty folder: --tablespace OLD=NEW, once for each"
             }
             Self::NoUser { .. } => "name the user that the server shall run as with --run-as",
             Self::NotRoot { .. } => "leave out --run-as, or run as root",

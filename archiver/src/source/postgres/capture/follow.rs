@@ -6,7 +6,8 @@ use proto::position::ByteCount;
 use proto::postgres::history::History;
 use proto::postgres::lsn::{Lsn, SegmentId, Timeline};
 
-use super::{Capture, CaptureError, CaptureSetup, HistoryFile, REWIND_MAX};
+use super::belongs::Branching;
+use super::{Capture, CaptureError, CaptureSetup, HistoryFile};
 use crate::ring::{EpochChange, Item};
 use crate::ship::resume::previous_hash;
 use crate::source::postgres::session::VERSION_OPTION_LIST;
@@ -22,6 +23,10 @@ impl Capture {
             let (archive, server) = (self.timeline, found.timeline);
             return Err(CaptureError::TimelineBehind { archive, server });
         }
+        // Before anything is made: a slot at a copy that is refused would hold its log for ever.
+        if found.timeline > self.timeline {
+            self.check_branch(session, found.timeline).await?;
+        }
         ensure_slot(&self.setup.slot, session).await?;
         if self.timeline > Timeline(1) {
             // The same number with another history is another cluster's timeline: the ship stage
@@ -30,7 +35,6 @@ impl Capture {
             self.push_history(&own)?;
         }
         if found.timeline > self.timeline {
-            self.check_branch(session, found.timeline).await?;
             self.follow_branch_below(session, found.timeline).await?;
         }
         Ok(())
@@ -70,28 +74,11 @@ impl Capture {
         session: &mut Session,
         server: Timeline,
     ) -> Result<(), CaptureError> {
-        let file = fetch_history(session, server).await?;
-        self.check_history(&file.history)
+        self.branching().allows(&fetch_history(session, server).await?.history)
     }
 
-    fn check_history(&self, history: &History) -> Result<(), CaptureError> {
-        let server = history.timeline;
-        if self.setup.accept == Some(server) {
-            return Ok(());
-        }
-        let archive = self.timeline;
-        let at = history.left_at(archive);
-        let foreign =
-            || CaptureError::TimelineForeign { archive, server, at, durable: self.received };
-        let at = at.ok_or_else(foreign)?;
-        let later = history.entries.iter().skip_while(|branch| branch.parent != archive);
-        for branch in later {
-            if !branch.is_promotion() {
-                let reason = branch.reason.clone();
-                return Err(CaptureError::RestoredCopy { timeline: server, reason });
-            }
-        }
-        if self.received.since(at) > REWIND_MAX { Err(foreign()) } else { Ok(()) }
+    const fn branching(&self) -> Branching {
+        Branching { archive: self.timeline, reached: self.received, accept: self.setup.accept }
     }
 
     /// The stream said that our timeline ended at `at` and that `next` goes on there.
@@ -102,7 +89,7 @@ impl Capture {
         at: Lsn,
     ) -> Result<(), CaptureError> {
         let file = fetch_history(session, next).await?;
-        self.check_history(&file.history)?;
+        self.branching().allows(&file.history)?;
         let size = self.setup.identity.segment_bytes;
         let from = size.floor(at);
         tracing::info!(from = %self.timeline, to = %next, %at, "the server was promoted: following");
@@ -134,7 +121,7 @@ impl Capture {
     }
 }
 
-async fn fetch_history(
+pub(super) async fn fetch_history(
     session: &mut Session,
     timeline: Timeline,
 ) -> Result<HistoryFile, CaptureError> {

@@ -4,6 +4,7 @@
 //! Enters: where the log goes on. Leaves: the log, in the ring, without a hole. Nothing is kept:
 //! after a crash the next run asks from what spool and store hold.
 
+mod belongs;
 mod follow;
 mod sink;
 mod synchronous;
@@ -29,6 +30,7 @@ use crate::ring::{Item, RingSender};
 use crate::ship::Durable;
 use crate::watch::repeat::Repeat;
 use crate::watch::state::{Phase, State};
+pub use belongs::check_lineage;
 pub use follow::{Found, slot_position};
 use sink::RingSink;
 
@@ -50,6 +52,8 @@ pub enum CaptureError {
     TimelineForeign { archive: Timeline, server: Timeline, at: Option<Lsn>, durable: Lsn },
     #[error("timeline {timeline} is a restored copy's: its history says {reason:?}")]
     RestoredCopy { timeline: Timeline, reason: String },
+    #[error("timeline {timeline} of the server has another history than the archive's")]
+    OtherHistory { timeline: Timeline },
     #[error("WAL segments of {found:?}, and the archive holds segments of {expected:?}")]
     SegmentSize { expected: ByteCount, found: ByteCount },
     #[error("the history file of timeline {timeline} makes no sense")]

@@ -71,8 +71,14 @@ impl Layout {
         }
         let outside: Vec<PathBuf> =
             tablespaces.values().filter(|path| !path.starts_with(folder)).cloned().collect();
-        for path in outside.iter().filter(|path| !ours.contains(path)) {
-            check_empty(path)?;
+        for (oid, path) in tablespaces.iter().filter(|(_, path)| !path.starts_with(folder)) {
+            if !ours.contains(path) {
+                check_place(*oid, path, base)?;
+            }
+            let same = tablespaces.iter().find(|(other, there)| *other < oid && *there == path);
+            if let Some((other, _)) = same {
+                return Err(unfit(*oid, path, base, format!("tablespace {other} goes there too")));
+            }
         }
         if earlier.is_none() {
             check_room(folder, base, &tablespaces)?;
@@ -213,6 +219,26 @@ fn check_empty(folder: &Path) -> Result<(), RestoreError> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(e) => Err(io("reading", folder)(e)),
     }
+}
+
+/// A tablespace's place must be an empty folder, or one that can be made.
+fn check_place(oid: u32, place: &Path, base: &Complete) -> Result<(), RestoreError> {
+    let detail = match check_empty(place) {
+        Ok(()) => match place.ancestors().skip(1).find(|above| above.exists()) {
+            Some(above) if !above.is_dir() => format!("{} is no folder", above.display()),
+            _ => return Ok(()),
+        },
+        Err(RestoreError::NotEmpty { found, .. }) => format!("it holds {found:?}"),
+        Err(RestoreError::Io { source, .. }) => source.to_string(),
+        Err(other) => return Err(other),
+    };
+    Err(unfit(oid, place, base, detail))
+}
+
+fn unfit(oid: u32, place: &Path, base: &Complete, detail: String) -> RestoreError {
+    let of = base.postgres.tablespaces.iter().find(|t| t.oid == oid);
+    let location = of.map(|t| t.location.clone()).unwrap_or_default();
+    RestoreError::TablespacePlace { oid, location, place: place.to_owned(), detail }
 }
 
 fn check_room(

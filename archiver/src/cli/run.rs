@@ -16,6 +16,7 @@ use super::prepare::{Setting, prepare};
 use super::writer::{self, Claim};
 use crate::base::keeper;
 use crate::pipeline::{self, Ground, Opened, PipelineError};
+use crate::ship::sweep;
 use crate::watch::repeat::Repeat;
 use crate::watch::state::{Phase, State};
 use crate::watch::{line, metrics, notify};
@@ -54,6 +55,9 @@ async fn stream(
         // What stands beside one pipeline ends with it.
         let beside = stop.child_token();
         tokio::spawn(line::tell(state.clone(), beside.clone()));
+        let size = opened.postgres.segment_bytes;
+        let store = setting.ground.store.clone();
+        tokio::spawn(sweep::tend(store, opened.lineage, size, state.clone(), beside.clone()));
         if !args.no_base {
             let keeper = keeper::Keeper::new(&setting.ground, &setting.settings, &opened, &running);
             tokio::spawn(keeper.with(args.base_every, args.base_rate).run(beside.clone()));

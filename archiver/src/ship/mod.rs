@@ -6,6 +6,7 @@ pub mod health;
 pub mod order;
 pub mod resume;
 pub mod shipper;
+pub mod sweep;
 pub mod tails;
 
 mod durable;

@@ -32,8 +32,13 @@ fn main() -> Result<()> {
         }
     }
     let from = cluster.flush_position()?;
-    cluster.pgbench_init("postgres", 20)?;
-    while cluster.flush_position()?.since(from).0 < BYTES {
+    cluster.pgbench_init("postgres", 60)?;
+    loop {
+        // Behind a checkpoint the first change of a page brings the whole page, as in real life.
+        cluster.sql("CHECKPOINT")?;
+        if cluster.flush_position()?.since(from).0 >= BYTES {
+            break;
+        }
         cluster.pgbench("postgres", &["-n", "-c", "8", "-T", "10"])?;
     }
     cluster.sql("SELECT pg_switch_wal()")?;

@@ -76,7 +76,7 @@ async fn the_server_says_whether_commits_wait_for_us() -> Result<()> {
     let pid = stream.server().process_id;
     collect(&mut stream, cluster.flush_position()?, &mut Vec::new()).await?;
     assert_eq!(sql.sync_state(pid).await?, Some(SyncState::Async));
-    stream.report(Acknowledged::durable(stream.position()));
+    stream.report(Acknowledged::unconfirmed(stream.position()));
     cluster.sql("ALTER SYSTEM SET synchronous_standby_names = 'pitr'")?;
     cluster.reload()?;
     let deadline = tests::wait::Deadline::seconds(60);

@@ -21,7 +21,7 @@ struct Consumer {
 
 async fn consume(cluster: &Cluster, durable: bool, room: usize, drive: Drive) -> Result<Consumer> {
     let stream = stream_from_here(cluster, Some(&slot("pitr"))).await?;
-    let (acknowledge, acknowledged) = watch::channel(Acknowledged::durable(stream.position()));
+    let (acknowledge, acknowledged) = watch::channel(Acknowledged::unconfirmed(stream.position()));
     let events = Arc::new(Mutex::new(Vec::new()));
     let (seen, confirm, stop) =
         (Arc::clone(&events), acknowledge.clone(), CancellationToken::new());
@@ -31,7 +31,7 @@ async fn consume(cluster: &Cluster, durable: bool, room: usize, drive: Drive) ->
             let Some(rest) = left.checked_sub(bytes.len()) else { return Push::Full };
             left = rest;
             if durable {
-                confirm.send_replace(Acknowledged::durable(
+                confirm.send_replace(Acknowledged::unconfirmed(
                     start.plus(proto::position::ByteCount(bytes.len() as u64)),
                 ));
             }

@@ -59,8 +59,8 @@ async fn what_is_acknowledged_moves_the_slot_and_never_backwards() -> Result<()>
     let end = cluster.flush_position()?;
     collect(&mut stream, end, &mut Vec::new()).await?;
     let position = stream.position();
-    stream.report(Acknowledged::durable(position));
-    stream.report(Acknowledged::durable(before));
+    stream.report(Acknowledged::unconfirmed(position));
+    stream.report(Acknowledged::unconfirmed(before));
     stream.ping();
     while !matches!(next(&mut stream).await?, StreamEvent::Keepalive { .. }) {}
     let after = session.read_slot(&slot).await?.expect("the slot").restart;

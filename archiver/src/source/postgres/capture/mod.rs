@@ -226,11 +226,10 @@ impl Capture {
         let (timeline, cap) =
             (self.timeline, self.setup.identity.segment_bytes.floor(self.received));
         let of = move |durable: Option<Durable>| {
-            let position = durable.map(Durable::position);
-            position.map_or(Acknowledged::NOTHING, |position| {
-                let lsn = Lsn::from(position.offset);
-                let own = Timeline::from(position.epoch) == timeline;
-                Acknowledged::durable(if own { lsn } else { lsn.min(cap) })
+            durable.map_or(Acknowledged::NOTHING, |durable| {
+                let own = Timeline::from(durable.position().epoch) == timeline;
+                let whole = Acknowledged::from(durable);
+                if own { whole } else { whole.at_most(cap) }
             })
         };
         let first = if counted { None } else { *durable.borrow_and_update() };

@@ -96,15 +96,24 @@ async fn create(
         }
     }
     session.close().await;
-    begun
+    let (opened, features) = begun?;
+    if opened.fresh {
+        let features = serde_json::to_value(features).unwrap_or_default();
+        let address = ground.store.address();
+        tracing::info!(archive = %address, lineage = lineage.0, %features, "archive created");
+        let event = Event::Store { address, features };
+        ledger::append(&*ground.store, lineage, ground.clock.wall(), event).await?;
+    }
+    Ok(opened)
 }
 
+/// Fails only before the identity exists.
 async fn create_in_store(
     ground: &Ground,
     session: &Session,
     lineage: Lineage,
     restart: Option<Lsn>,
-) -> Result<Opened, PipelineError> {
+) -> Result<(Opened, Features), PipelineError> {
     let store = &*ground.store;
     let features = features(ground, lineage).await?;
     let server = session.server();
@@ -127,13 +136,9 @@ async fn create_in_store(
         // Another sidecar was faster by a moment: its identity counts.
         let theirs = ends::identity(store, lineage).await?.unwrap_or(identity);
         let postgres = ours(&theirs, session)?;
-        return Ok(Opened { lineage, identity: theirs, postgres, fresh: false });
+        return Ok((Opened { lineage, identity: theirs, postgres, fresh: false }, features));
     }
-    let features = serde_json::to_value(features).unwrap_or_default();
-    tracing::info!(archive = %store.address(), lineage = lineage.0, %features, "archive created");
-    let event = Event::Store { address: store.address(), features };
-    ledger::append(store, lineage, ground.clock.wall(), event).await?;
-    Ok(Opened { lineage, identity, postgres, fresh: true })
+    Ok((Opened { lineage, identity, postgres, fresh: true }, features))
 }
 
 /// What the store does, tried before anything is promised.

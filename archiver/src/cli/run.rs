@@ -15,7 +15,7 @@ use super::error::{CliError, Code, pipeline_error};
 use super::prepare::{Setting, prepare};
 use super::writer::{self, Claim};
 use crate::base::keeper;
-use crate::pipeline::{self, Ground, Opened, PipelineError};
+use crate::pipeline::{self, Ground, Opened, PipelineError, Settings};
 use crate::ship::sweep;
 use crate::watch::repeat::Repeat;
 use crate::watch::state::{Phase, State};
@@ -100,12 +100,14 @@ struct Patience {
     writer: Option<u64>,
     /// Whether we ever were the writer.
     taken: bool,
+    /// Whether the lineage was found or begun.
+    opened: bool,
 }
 
 impl Patience {
     fn new(ground: &Ground) -> Self {
         let repeat = Repeat::new(ground.clock.clone());
-        Self { backoff: Backoff::new(), repeat, writer: None, taken: false }
+        Self { backoff: Backoff::new(), repeat, writer: None, taken: false, opened: false }
     }
 
     async fn wait(&mut self, error: &PipelineError, what: &str, stop: &CancellationToken) {
@@ -156,7 +158,10 @@ async fn try_begin(
     patience: &mut Patience,
 ) -> Result<Option<(pipeline::Running, Opened)>, PipelineError> {
     let Setting { ground, settings, .. } = setting;
-    let opened = pipeline::open(ground, settings).await?;
+    // Asked for once: a pipeline that is built anew goes on with the lineage that it began.
+    let new_lineage = settings.new_lineage && !patience.opened;
+    let opened = pipeline::open(ground, &Settings { new_lineage, ..settings.clone() }).await?;
+    patience.opened = true;
     // Once: a sidecar that is fenced afterwards waits like any other.
     let at_once = (args.take_over && !patience.taken) || opened.fresh;
     let claim = Claim { at_once, mine: patience.writer };

@@ -8,6 +8,8 @@ mod bad_input_database;
 mod bad_input_store;
 mod bad_input_spool;
 mod bad_input_archive;
+mod bad_input_running;
+mod bad_input_restore;
 mod replication_only;
 mod stopping;
 mod supervised;

@@ -14,6 +14,8 @@ use crate::fetch::FetchError;
 pub enum RestoreError {
     #[error("{folder} is not empty (it holds {found:?})")]
     NotEmpty { folder: PathBuf, found: String },
+    #[error("{folder} is a file or lies in one, and no folder")]
+    NotAFolder { folder: PathBuf },
     #[error("{folder} holds a restore that was interrupted: {asked}")]
     OtherRestore { folder: PathBuf, asked: String },
     #[error("another restore works in {folder}")]
@@ -87,6 +89,7 @@ impl RestoreError {
     pub fn exit(&self) -> u8 {
         match self {
             Self::NotEmpty { .. }
+            | Self::NotAFolder { .. }
             | Self::OtherRestore { .. }
             | Self::NoRoom { .. }
             | Self::Busy { .. }
@@ -106,7 +109,7 @@ impl RestoreError {
     /// What to do about it, in one sentence.
     pub fn next(&self) -> &'static str {
         match self {
-            Self::NotEmpty { .. } => "give an empty folder, or one that does not exist yet",
+            Self::NotEmpty { .. } | Self::NotAFolder { .. } => "give an empty folder, or one that does not exist yet",
             Self::OtherRestore { .. } => {
                 "repeat that command to go on with it, or empty the folder first"
             }

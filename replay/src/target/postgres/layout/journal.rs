@@ -76,6 +76,9 @@ impl Journal {
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) if e.kind() == std::io::ErrorKind::NotADirectory => {
+                return Err(RestoreError::NotAFolder { folder: folder.to_owned() });
+            }
             Err(e) => return Err(io("reading", &path)(e)),
         };
         let state: State = serde_json::from_slice(&bytes)

@@ -109,7 +109,9 @@ impl RestoreError {
     /// What to do about it, in one sentence.
     pub fn next(&self) -> &'static str {
         match self {
-            Self::NotEmpty { .. } | Self::NotAFolder { .. } => "give an empty folder, or one that does not exist yet",
+            Self::NotEmpty { .. } | Self::NotAFolder { .. } => {
+                "give an empty folder, or one that does not exist yet"
+            }
             Self::OtherRestore { .. } => {
                 "repeat that command to go on with it, or empty the folder first"
             }

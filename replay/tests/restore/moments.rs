@@ -46,7 +46,7 @@ async fn a_copy_holds_what_was_there_at_each_moment_and_starts_without_the_archi
     assert_eq!(copy.value("postgres", "SELECT count(*) FROM t")?, "4000");
 
     let again = source.restore(&before, "before").await;
-    assert!(matches!(again, Err(RestoreError::NotEmpty { .. })), "a finished copy is not ours");
+    assert!(matches!(again, Err(RestoreError::Finished { .. })), "it is done already");
     Ok(())
 }
 

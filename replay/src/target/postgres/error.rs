@@ -18,6 +18,8 @@ pub enum RestoreError {
     NotAFolder { folder: PathBuf },
     #[error("{folder} holds a restore that was interrupted: {asked}")]
     OtherRestore { folder: PathBuf, asked: String },
+    #[error("{folder} holds a restore that is finished (.pitr/restored.json says which)")]
+    Finished { folder: PathBuf },
     #[error("another restore works in {folder}")]
     Busy { folder: PathBuf },
     #[error("{folder} has room for {}, and the base needs {}", ByteCount(*.free), ByteCount(*.needed))]
@@ -91,6 +93,7 @@ impl RestoreError {
             Self::NotEmpty { .. }
             | Self::NotAFolder { .. }
             | Self::OtherRestore { .. }
+            | Self::Finished { .. }
             | Self::NoRoom { .. }
             | Self::Busy { .. }
             | Self::Tablespace { .. }
@@ -109,6 +112,7 @@ impl RestoreError {
     /// What to do about it, in one sentence.
     pub fn next(&self) -> &'static str {
         match self {
+            Self::Finished { .. } => "use it, or give another folder",
             Self::NotEmpty { .. } | Self::NotAFolder { .. } => {
                 "give an empty folder, or one that does not exist yet"
             }

@@ -14,10 +14,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::binaries::Binaries;
 use super::config::{self, Sources};
-use super::layout::{Journal, Layout, Stage};
+use super::layout::{Journal, Layout, REPORT_FILE, Stage};
 use super::report::{Left, Report};
 use super::{RestoreError, owner};
 use crate::catalog::PatientStore;
+use crate::fetch::place::Owner;
 use crate::fetch::{ATTEMPTS, WORK_FOLDER};
 use crate::plan::Plan;
 use crate::target::progress::Progress;
@@ -145,9 +146,7 @@ pub async fn restore_from(
     }
     report.seconds = phases.seconds();
     if report.left != Left::LaidOut {
-        let path = folder.join(WORK_FOLDER).join("restored.json");
-        super::layout::replace(&path, &proto::archive::to_json(&report))?;
-        super::layout::give(&path, owner)?;
+        keep(&report, owner)?;
     }
     Ok(report)
 }
@@ -160,6 +159,13 @@ fn binaries(plan: &Plan, options: &RestoreOptions) -> Result<Option<Binaries>, R
         Err(_) if options.then == Then::LayOut && options.pg_bin.is_none() => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// The report stays in the folder: it says what the folder is.
+fn keep(report: &Report, owner: Option<Owner>) -> Result<(), RestoreError> {
+    let path = report.folder.join(WORK_FOLDER).join(REPORT_FILE);
+    super::layout::replace(&path, &proto::archive::to_json(report))?;
+    super::layout::give(&path, owner)
 }
 
 /// The plan of an earlier run of the same command: the archive has moved on, the moment must not.

@@ -19,6 +19,8 @@ use crate::target::postgres::RestoreError;
 
 /// The journal's state: without it nobody began a restore here.
 pub const STATE_FILE: &str = "restore.json";
+/// The report of a restore that has come to its end.
+pub const REPORT_FILE: &str = "restored.json";
 const PARTS_FILE: &str = "parts";
 const LOCK_FILE: &str = "lock";
 

@@ -14,7 +14,7 @@ mod tests;
 
 pub use files::UnpackError;
 pub(super) use journal::replace;
-pub use journal::{Journal, STATE_FILE, Stage, State};
+pub use journal::{Journal, REPORT_FILE, STATE_FILE, Stage, State};
 pub use tar::TarError;
 
 use std::collections::BTreeMap;
@@ -67,6 +67,9 @@ impl Layout {
         let ours = earlier.as_ref().map(|state| state.folders.clone()).unwrap_or_default();
         let tablespaces = places(folder, base, moved)?;
         if earlier.is_none() {
+            if folder.join(WORK_FOLDER).join(REPORT_FILE).exists() {
+                return Err(RestoreError::Finished { folder: folder.to_owned() });
+            }
             check_empty(folder)?;
         }
         let outside: Vec<PathBuf> =
@@ -206,19 +209,21 @@ fn check_same(folder: &Path, earlier: &State, plan: &Plan) -> Result<(), Restore
     Err(RestoreError::OtherRestore { folder: folder.to_owned(), asked })
 }
 
+/// Nothing may be there but a work folder that was only just begun: it has no state yet.
 fn check_empty(folder: &Path) -> Result<(), RestoreError> {
-    match std::fs::read_dir(folder) {
-        Ok(mut entries) => match entries.next() {
-            None => Ok(()),
-            Some(entry) => {
-                let found = entry.map_err(io("reading", folder))?.file_name();
-                let found = found.to_string_lossy().into_owned();
-                Err(RestoreError::NotEmpty { folder: folder.to_owned(), found })
-            }
-        },
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(e) => Err(io("reading", folder)(e)),
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(io("reading", folder)(e)),
+    };
+    for entry in entries {
+        let found = entry.map_err(io("reading", folder))?.file_name();
+        if found != WORK_FOLDER {
+            let found = found.to_string_lossy().into_owned();
+            return Err(RestoreError::NotEmpty { folder: folder.to_owned(), found });
+        }
     }
+    Ok(())
 }
 
 /// A tablespace's place must be an empty folder, or one that can be made.

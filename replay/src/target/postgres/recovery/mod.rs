@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proto::position::ByteCount;
-use proto::postgres::lsn::Lsn;
+use proto::postgres::lsn::{Lsn, Timeline};
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
@@ -188,6 +188,20 @@ pub async fn enter_when_up(
             () = interrupted.cancelled() => return Err(RestoreError::Interrupted),
         }
     }
+}
+
+/// The timeline that a server writes on.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn timeline_of(client: &Client) -> Result<Timeline, RestoreError> {
+    let text = "SELECT pg_walfile_name(pg_current_wal_lsn())";
+    let what = "its timeline";
+    let row = client.query_one(text, &[]).await;
+    let name: String = row.map_err(|source| RestoreError::Query { what, source })?.get(0);
+    let digits = name.get(..8).and_then(|digits| u32::from_str_radix(digits, 16).ok());
+    let bad = || RestoreError::Stopped { detail: format!("a segment named {name}") };
+    digits.map(Timeline).ok_or_else(bad)
 }
 
 /// What a server in recovery says of itself.

@@ -3,6 +3,9 @@
 //! Enters: the plan and a server at its target. Leaves: one [`Check`] for each thing that can be
 //! looked at: the position, the server's own words, the last commit kept, the first one left out.
 
+use std::path::Path;
+
+use proto::postgres::history::{Branch, History};
 use proto::postgres::lsn::{Lsn, SegmentSize};
 use proto::timestamp::Timestamp;
 use tokio_postgres::Client;
@@ -22,7 +25,8 @@ fn asking(what: &'static str) -> impl FnOnce(tokio_postgres::Error) -> RestoreEr
     move |source| RestoreError::Query { what, source }
 }
 
-/// The checks, and the end of the last record replayed.
+/// The checks, and the end of the last record replayed. `ended` is the data folder of a server
+/// whose recovery has ended: what stands in its own timeline's history tells where.
 ///
 /// # Errors
 /// When the server does not answer.
@@ -30,18 +34,29 @@ pub async fn prove(
     client: &Client,
     plan: &Plan,
     log: &Log,
+    ended: Option<&Path>,
 ) -> Result<(Vec<Check>, Option<Lsn>), RestoreError> {
     let text = "SELECT pg_last_wal_replay_lsn()::text, \
                 (extract(epoch FROM pg_last_xact_replay_timestamp()) * 1000000)::bigint, \
                 pg_snapshot_xmax(pg_current_snapshot())::text";
     let row = client.query_one(text, &[]).await.map_err(asking("where it stopped"))?;
     let reached: Option<String> = row.get(0);
-    let reached: Option<Lsn> = reached.and_then(|text| text.parse().ok());
     let time: Option<i64> = row.get(1);
     let next: String = row.get(2);
-    let mut checks = vec![position(plan, reached)];
-    checks.extend(words(plan, log));
     let next = next.parse().unwrap_or(0);
+    let branch = match ended {
+        Some(folder) => Some(branch(client, folder).await?),
+        None => None,
+    };
+    let reached: Option<Lsn> = match &branch {
+        Some(branch) => branch.as_ref().map(|branch| branch.at),
+        None => reached.and_then(|text| text.parse().ok()),
+    };
+    let mut checks = vec![position(plan, reached)];
+    match &branch {
+        Some(branch) => checks.push(reason(plan, branch.as_ref())),
+        None => checks.extend(words(plan, log)),
+    }
     if let Some(kept) = plan.target.last_kept {
         match kept.xid {
             Some(xid) => checks.push(transaction(client, xid, next, &kept, true).await?),
@@ -49,12 +64,46 @@ pub async fn prove(
             None => checks.extend(time.map(|time| timed(&kept, Timestamp(time)))),
         }
     }
-    if let Some(left_out) = plan.target.first_left_out
+    // Once recovery has ended its id may have been given to a transaction of the copy's own.
+    if ended.is_none()
+        && let Some(left_out) = plan.target.first_left_out
         && let Some(xid) = left_out.xid
     {
         checks.push(transaction(client, xid, next, &left_out, false).await?);
     }
     Ok((checks, reached))
+}
+
+/// How the timeline that the server is on began.
+async fn branch(client: &Client, folder: &Path) -> Result<Option<Branch>, RestoreError> {
+    let timeline = super::timeline_of(client).await?;
+    let path = folder.join("pg_wal").join(History::file_name(timeline));
+    let raw = match std::fs::read(&path) {
+        Ok(raw) => raw,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(RestoreError::Io { action: "reading", path, source }),
+    };
+    let history = History::parse(timeline, raw.into())
+        .map_err(|e| RestoreError::Stopped { detail: e.to_string() })?;
+    Ok(history.branch().cloned())
+}
+
+/// What the server wrote into its history when it stopped (xlogrecovery.c,
+/// `getRecoveryStopReason`).
+fn reason(plan: &Plan, branch: Option<&Branch>) -> Check {
+    let target = &plan.target;
+    let side = if target.inclusive { "after" } else { "before" };
+    let lsn = target.lsn;
+    // PostgreSQL writes the lower half without leading zeros.
+    let expected =
+        format!("{side} LSN {:X}/{:X} on timeline {}", lsn.0 >> 32, lsn.0 as u32, target.timeline);
+    let found = branch.map_or_else(
+        || "no history".to_owned(),
+        |branch| format!("{} on timeline {}", branch.reason, branch.parent),
+    );
+    let padded = format!("{side} LSN {lsn} on timeline {}", target.timeline);
+    let ok = found == expected || found == padded;
+    Check { what: "the history says that it stopped".to_owned(), expected, found, ok }
 }
 
 fn position(plan: &Plan, reached: Option<Lsn>) -> Check {

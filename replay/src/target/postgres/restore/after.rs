@@ -6,9 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use proto::postgres::lsn::Timeline;
 use proto::store::Store;
-use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
 use super::phases::Phases;
@@ -18,7 +16,7 @@ use crate::fetch::{PLAN_FILE, WORK_FOLDER};
 use crate::plan::Plan;
 use crate::target::postgres::binaries::Binaries;
 use crate::target::postgres::config::{self, Sources};
-use crate::target::postgres::layout::STATE_FILE;
+use crate::target::postgres::layout::{REPORT_FILE, STATE_FILE};
 use crate::target::postgres::recovery::{self, AtTarget, Recovery};
 use crate::target::postgres::report::{Left, Report};
 use crate::target::postgres::server::{Server, Start};
@@ -80,7 +78,9 @@ impl Run<'_> {
         };
         phases.ended("recovery");
         report.log_bytes = prefetcher.fetched_bytes();
-        let proved = recovery::prove(&reached.client, self.plan, &reached.server.log).await;
+        let ended = reached.promoted.then_some(folder);
+        let (client, log) = (&reached.client, &reached.server.log);
+        let proved = recovery::prove(client, self.plan, log, ended).await;
         let (checks, position) = match proved {
             Ok(proved) => proved,
             Err(error) => {
@@ -133,8 +133,10 @@ impl Run<'_> {
         woken?;
         stopped?;
         config::end_recovery(self.sources.folder, self.sources.owner)?;
-        clear_work(self.sources.folder)?;
         report.left = Left::Stopped;
+        // Before the journal goes: a folder with neither would be nobody's.
+        super::keep(report, self.sources.owner)?;
+        clear_work(self.sources.folder)?;
         if let Some(port) = port {
             report.pid = Some(self.start_for_good(port)?);
             report.port = Some(port);
@@ -152,7 +154,7 @@ impl Run<'_> {
         report.subscriptions = recovery::quiet_subscriptions(server, client, user).await?;
         let major = self.plan.base.version_num / 10_000;
         report.collations = recovery::collations(server, client, user, major).await?;
-        report.new_timeline = Some(timeline_of(client).await?);
+        report.new_timeline = Some(recovery::timeline_of(client).await?);
         let what = "for a checkpoint";
         client
             .batch_execute("CHECKPOINT")
@@ -202,16 +204,6 @@ impl Run<'_> {
     }
 }
 
-async fn timeline_of(client: &Client) -> Result<Timeline, RestoreError> {
-    let text = "SELECT pg_walfile_name(pg_current_wal_lsn())";
-    let what = "its timeline";
-    let row = client.query_one(text, &[]).await;
-    let name: String = row.map_err(|source| RestoreError::Query { what, source })?.get(0);
-    let digits = name.get(..8).and_then(|digits| u32::from_str_radix(digits, 16).ok());
-    let bad = || RestoreError::Stopped { detail: format!("a segment named {name}") };
-    digits.map(Timeline).ok_or_else(bad)
-}
-
 /// What a finished copy needs no more: fetched log, plan, and the journal last of all, so that a
 /// killed run is known for what it is.
 fn clear_work(folder: &Path) -> Result<(), RestoreError> {
@@ -227,7 +219,8 @@ fn clear_work(folder: &Path) -> Result<(), RestoreError> {
         _ => 0,
     };
     names.sort_by_key(rank);
-    for path in names.iter().filter(|name| *name != "server.log").map(|name| work.join(name)) {
+    let kept = |name: &OsString| name == "server.log" || name == REPORT_FILE;
+    for path in names.iter().filter(|name| !kept(name)).map(|name| work.join(name)) {
         let removed = if path.is_dir() {
             std::fs::remove_dir_all(&path)
         } else {

@@ -2,6 +2,7 @@
 //! waiting cannot mend ends it.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use proto::cli::{ErrorCode, causes};
@@ -25,10 +26,12 @@ pub(super) async fn run(args: &RunArgs) -> Result<(), CliError> {
     let setting = prepare(args).await?;
     let stop = stop_on_signals()?;
     let (show, current) = watch::channel(None);
+    let stuck = Arc::new(AtomicBool::new(false));
     let served = metrics::install().map(|handle| {
-        tokio::spawn(metrics::serve(args.listen.clone(), handle, current.clone(), stop.clone()))
+        let (listen, stuck) = (args.listen.clone(), stuck.clone());
+        tokio::spawn(metrics::serve(listen, handle, current.clone(), stuck, stop.clone()))
     });
-    tokio::spawn(notify::tend(current, setting.ground.clock.clone(), stop.clone()));
+    tokio::spawn(notify::tend(current, setting.ground.clock.clone(), stuck, stop.clone()));
     let done = stream(&setting, args, &show, &stop).await;
     notify::stopping();
     stop.cancel();

@@ -1,10 +1,12 @@
 //! `/metrics` and `/health` on `--listen`. A port that is taken is a warning: capture goes on.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State as Shared;
+use axum::http::StatusCode;
 use axum::routing::get;
 use metrics::gauge;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -100,6 +102,7 @@ pub async fn serve(
     listen: String,
     handle: PrometheusHandle,
     current: Current,
+    stuck: Arc<AtomicBool>,
     stop: CancellationToken,
 ) {
     let upkeep = handle.clone();
@@ -123,13 +126,21 @@ pub async fn serve(
     tracing::info!(address = %listen, "metrics");
     let app = Router::new()
         .route("/metrics", get(metrics_page))
-        .route("/health", get(async || "ok\n"))
+        .route("/health", get(async move || health(&stuck)))
         .with_state((handle, current));
     let served =
         axum::serve(listener, app).with_graceful_shutdown(async move { stop.cancelled().await });
     if let Err(error) = served.await {
         tracing::warn!(%error, "the metrics server has ended");
     }
+}
+
+/// For whoever would start it again: whether it still moves, not whether all is well.
+fn health(stuck: &AtomicBool) -> (StatusCode, &'static str) {
+    if stuck.load(Ordering::Relaxed) {
+        return (StatusCode::SERVICE_UNAVAILABLE, "stuck\n");
+    }
+    (StatusCode::OK, "ok\n")
 }
 
 async fn metrics_page(

@@ -4,6 +4,7 @@
 //! only while something moves: a sidecar that hangs is then started again.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use proto::clock::Clock;
@@ -32,10 +33,11 @@ fn tell(states: &[NotifyState]) {
     let _ = sd_notify::notify(states);
 }
 
-/// Tells status and life until stopped.
+/// Tells status and life until stopped; `stuck` is what `/health` answers by.
 pub async fn tend(
     current: watch::Receiver<Option<Arc<State>>>,
     clock: Arc<dyn Clock>,
+    stuck: Arc<AtomicBool>,
     stop: CancellationToken,
 ) {
     // Half of what systemd waits, as sd_watchdog_enabled(3) advises.
@@ -45,6 +47,12 @@ pub async fn tend(
     loop {
         let state = current.borrow().clone();
         let alive = state.as_ref().is_none_or(|state| pulse.moves(state, clock.monotonic()));
+        let was_stuck = stuck.swap(!alive, Ordering::Relaxed);
+        match (was_stuck, alive) {
+            (false, false) => tracing::error!(seconds = STUCK.as_secs(), "stuck: nothing moves"),
+            (true, true) => tracing::warn!("moving again"),
+            _ => {}
+        }
         if let Some(state) = &state {
             tell(&[NotifyState::Status(&line::short(state))]);
         }

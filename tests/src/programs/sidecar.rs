@@ -195,6 +195,11 @@ impl Pitrd {
         Ok(Metrics::new(http::get(self.port.number(), "/metrics")?))
     }
 
+    /// What `/health` says, as long as it answers with 200.
+    pub fn health(&self) -> Result<String> {
+        http::get(self.port.number(), "/health")
+    }
+
     pub fn kill9(&mut self) -> Result<()> {
         self.signal(Signal::KILL)?;
         self.await_exit(&Deadline::seconds(30)).map(|_| ())

@@ -137,6 +137,7 @@ fn a_server_that_is_away_ends_once_and_is_waited_for_by_run() -> Result<()> {
     pitrd.wait_for_metrics("the state", &Deadline::seconds(60), |metrics| {
         metrics.labelled("pitr_archiver_state", "state=\"starting\"") == Some(1.0)
     })?;
+    anyhow::ensure!(pitrd.health()? == "ok\n");
     // Long enough for ten attempts: only the first few are told.
     std::thread::sleep(std::time::Duration::from_secs(8));
     let told = pitrd.log().matches("PITRD-S001").count();

@@ -68,8 +68,6 @@ fn a_store_that_is_away_ends_once_and_is_waited_for_by_run() -> Result<()> {
     nothing_is_left(Some(&cluster), folder.path().join("archive").as_path())
 }
 
-/// It looks like a store that forgot: whoever may create, and may not list, cannot be trusted to
-/// find what is there.
 #[test]
 fn the_folder_of_an_archive_must_be_writable_by_who_writes_it() -> Result<()> {
     let Some(user) = tests::user::server_user() else { return Ok(()) };

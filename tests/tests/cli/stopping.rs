@@ -40,7 +40,7 @@ fn one_signal_ends_in_order_and_a_second_one_at_once() -> Result<()> {
 
     // A store that takes nothing any more: the first signal would wait for the last bytes.
     pitrd.start()?;
-    pitrd.wait(&"the second start", &seconds(), |pitrd| {
+    pitrd.wait("the second start", &seconds(), |pitrd| {
         Ok(pitrd.log().matches("state=streaming").count() >= 2)
     })?;
     proxy.set(Behaviour::Blackhole);
@@ -49,7 +49,7 @@ fn one_signal_ends_in_order_and_a_second_one_at_once() -> Result<()> {
         metrics.sum("pitr_rpo_lag_seconds").is_some_and(|lag| lag > 1.0)
     })?;
     pitrd.signal(Signal::TERM)?;
-    pitrd.wait(&"the first signal to be heard", &seconds(), |pitrd| {
+    pitrd.wait("the first signal to be heard", &seconds(), |pitrd| {
         Ok(pitrd.log().matches("stopping: ").count() >= 2)
     })?;
     pitrd.signal(Signal::TERM)?;
@@ -83,7 +83,7 @@ fn once_says_when_it_was_stopped_before_it_was_done() -> Result<()> {
     // Its own writer's spool goes on at once, and to the end.
     let mut again = first;
     again.start()?;
-    again.wait(&"the second start", &seconds(), |pitrd| {
+    again.wait("the second start", &seconds(), |pitrd| {
         Ok(pitrd.log().matches("state=streaming").count() >= 2)
     })?;
     // Beside a running writer it only waits for that one.

@@ -46,6 +46,7 @@ struct Counters {
     up: AtomicU64,
     down: AtomicU64,
     faults: AtomicU64,
+    requests: AtomicU64,
 }
 
 /// A running proxy.
@@ -101,6 +102,12 @@ impl TcpProxy {
     /// Bytes that went from the server to clients.
     pub fn bytes_down(&self) -> u64 {
         self.counters.down.load(Ordering::Relaxed)
+    }
+
+    /// Requests of HTTP/1.1 that went up: each begins a piece, as no client of ours sends the next
+    /// one before it has the answer.
+    pub fn requests(&self) -> u64 {
+        self.counters.requests.load(Ordering::Relaxed)
     }
 
     /// How often a fault was done: a connection cut or refused, a bit turned, a piece held.
@@ -229,6 +236,7 @@ impl Pump {
                 Ok(length) => length,
                 Err(_) => return End::Broken,
             };
+            self.count_request(&buffer[..length]);
             let (keep, ends) = match self.decide(&mut buffer[..length]).await {
                 Fate::Pass(keep) => (keep, false),
                 Fate::Cut(keep) => (keep, true),
@@ -288,6 +296,13 @@ impl Pump {
 
     fn fault(&self) {
         self.counters.faults.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn count_request(&self, piece: &[u8]) {
+        let begins = ["GET /", "HEAD /", "PUT /", "POST /", "DELETE /"];
+        if self.up && begins.iter().any(|begin| piece.starts_with(begin.as_bytes())) {
+            self.counters.requests.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     fn count(&mut self, bytes: u64) {

@@ -10,3 +10,5 @@ mod odd_tools;
 mod odd_sizes;
 mod odd_objects;
 mod odd_copy;
+mod odd_slow;
+mod odd_large;

@@ -13,6 +13,9 @@ use crate::target::postgres::report::{Collation, Subscription};
 use crate::target::postgres::server::Server;
 
 const POLL: Duration = Duration::from_millis(100);
+/// A database whose `DROP DATABASE` is under way or was interrupted, which takes no connection
+/// (pg_database.h, `DATCONNLIMIT_INVALID_DB`).
+const INVALID: &str = "datconnlimit = -2";
 /// So many indexes are named of one collation.
 const INDEXES_MAX: i64 = 1000;
 
@@ -68,9 +71,12 @@ pub async fn quiet_subscriptions(
     client: &Client,
     user: &str,
 ) -> Result<Vec<Subscription>, RestoreError> {
-    let text = "SELECT d.datname::text, s.subname::text, s.subslotname::text \
-                FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid ORDER BY 1, 2";
-    let rows = client.query(text, &[]).await.map_err(asking("subscriptions"))?;
+    let text = format!(
+        "SELECT d.datname::text, s.subname::text, s.subslotname::text \
+         FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid \
+         WHERE NOT {INVALID} ORDER BY 1, 2"
+    );
+    let rows = client.query(&text, &[]).await.map_err(asking("subscriptions"))?;
     let mut quieted = Vec::new();
     for row in rows {
         let (database, name, slot): (String, String, Option<String>) =
@@ -86,6 +92,17 @@ pub async fn quiet_subscriptions(
     Ok(quieted)
 }
 
+/// The databases that were being dropped at the moment: all that can be done with them is to drop
+/// them again.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn half_dropped(client: &Client) -> Result<Vec<String>, RestoreError> {
+    let text = format!("SELECT datname::text FROM pg_database WHERE {INVALID} ORDER BY 1");
+    let rows = client.query(&text, &[]).await.map_err(asking("databases"))?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
 /// The collations of every database whose version here is not the one that data was sorted with.
 ///
 /// # Errors
@@ -96,8 +113,10 @@ pub async fn collations(
     user: &str,
     major: u32,
 ) -> Result<Vec<Collation>, RestoreError> {
-    let text = "SELECT datname::text FROM pg_database WHERE datallowconn ORDER BY 1";
-    let rows = client.query(text, &[]).await.map_err(asking("databases"))?;
+    let text = format!(
+        "SELECT datname::text FROM pg_database WHERE datallowconn AND NOT {INVALID} ORDER BY 1"
+    );
+    let rows = client.query(&text, &[]).await.map_err(asking("databases"))?;
     let mut found = Vec::new();
     for row in rows {
         let database: String = row.get(0);

@@ -8,7 +8,7 @@
 mod prove;
 mod finish;
 
-pub use finish::{collations, promote, quiet_subscriptions};
+pub use finish::{collations, half_dropped, promote, quiet_subscriptions};
 pub use prove::prove;
 
 use std::collections::BTreeMap;

@@ -154,6 +154,11 @@ impl Run<'_> {
         report.subscriptions = recovery::quiet_subscriptions(server, client, user).await?;
         let major = self.plan.base.version_num / 10_000;
         report.collations = recovery::collations(server, client, user, major).await?;
+        for database in recovery::half_dropped(client).await? {
+            let note = format!("the database {database} was being dropped: DROP DATABASE it again");
+            self.progress.say(&format!("note: {note}"));
+            report.notes.push(note);
+        }
         report.new_timeline = Some(recovery::timeline_of(client).await?);
         let what = "for a checkpoint";
         client

@@ -152,7 +152,8 @@ async fn a_folder_that_is_not_empty_is_refused_and_left_alone() {
     std::fs::create_dir(&place).expect("made");
     std::fs::write(place.join("theirs"), b"x").expect("written");
     let error = case.restore().await.expect_err("refused");
-    assert!(matches!(error, RestoreError::NotEmpty { .. }), "{error}");
+    assert!(error.to_string().contains("theirs"), "{error}");
+    assert_eq!(error.exit(), 4);
     assert_eq!(std::fs::read_dir(case.data()).expect("there").count(), 0, "nothing was begun");
 }
 

@@ -27,6 +27,8 @@ const PRIVATE_PORT: u16 = 5432;
 const STOP_TIMEOUT: Duration = Duration::from_secs(600);
 /// An earlier server of a killed restore gets the kernel's signal; this long it may take.
 const EARLIER_TIMEOUT: Duration = Duration::from_secs(120);
+/// Of 107 bytes: a slash, `.s.PGSQL.65535` and `.lock` follow.
+const SOCKET_FOLDER_MAX: usize = 86;
 const POLL: Duration = Duration::from_millis(100);
 
 /// How a server is started.
@@ -64,8 +66,9 @@ impl Server {
     /// When the program cannot be run, or an earlier server does not end.
     pub async fn start(start: &Start<'_>) -> Result<Self, RestoreError> {
         earlier_has_ended(start.folder).await?;
-        let sockets = socket_folder(start.owner)?;
-        let path = start.folder.join(WORK_FOLDER).join("server.log");
+        let work = start.folder.join(WORK_FOLDER);
+        let sockets = socket_folder(&work, start.owner)?;
+        let path = work.join("server.log");
         let log = Log::open(&path)?;
         // Whoever starts the server next appends to it as its own user.
         give(&path, start.owner)?;
@@ -203,12 +206,16 @@ fn arguments(start: &Start<'_>, sockets: &Path, port: u16) -> Vec<String> {
     settings.iter().flat_map(|(name, value)| ["-c".to_owned(), format!("{name}={value}")]).collect()
 }
 
-/// A folder that only the server's user enters, short enough for a socket's address (unix(7)).
-fn socket_folder(owner: Option<Owner>) -> Result<PathBuf, RestoreError> {
+/// A folder that only the server's user enters, short enough for a socket's address (unix(7)): in
+/// the work folder, so that nothing is left behind by a kill, or among the temporary files.
+fn socket_folder(work: &Path, owner: Option<Owner>) -> Result<PathBuf, RestoreError> {
     use std::os::unix::fs::DirBuilderExt;
-    let parent = Some(std::env::temp_dir()).filter(|path| path.as_os_str().len() < 60);
-    let parent = parent.unwrap_or_else(|| PathBuf::from("/tmp"));
-    let path = parent.join(format!("pitr-{:016x}", rand::random::<u64>()));
+    let own = work.join("sockets");
+    let short = |path: &PathBuf| path.as_os_str().len() <= SOCKET_FOLDER_MAX;
+    let path = Some(own).filter(short).unwrap_or_else(|| {
+        std::env::temp_dir().join(format!("pitr-{:016x}", rand::random::<u64>()))
+    });
+    let _ = std::fs::remove_dir_all(&path);
     std::fs::DirBuilder::new().mode(0o700).create(&path).map_err(io("creating", &path))?;
     give(&path, owner)?;
     Ok(path)

@@ -4,6 +4,7 @@ mod kills;
 mod store_away;
 mod shutdown;
 mod spool;
+pub(crate) mod early;
 
 use std::path::Path;
 

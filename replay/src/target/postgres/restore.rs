@@ -55,6 +55,24 @@ pub struct RestoreOptions {
     pub program: Option<PathBuf>,
 }
 
+/// The plan of an earlier run of the same command that broke off in this folder: it goes on with
+/// that one, whatever became of the archive since.
+pub fn begun_before(into: &Path, archive: &str, asked: &str) -> Option<Plan> {
+    let earlier = Journal::find(into).ok()??;
+    let same = earlier.archive == archive && same_moment(&earlier.asked, asked);
+    if same { Journal::saved_plan(into).ok() } else { None }
+}
+
+/// `--at TIME (-15m)` is what both `--at -15m` and `--at TIME` go on with.
+fn same_moment(earlier: &str, asked: &str) -> bool {
+    let parts = |text: &str| {
+        let (moment, relative) = text.split_once(" (").unwrap_or((text, ""));
+        (moment.to_owned(), relative.to_owned())
+    };
+    let (earlier, asked) = (parts(earlier), parts(asked));
+    earlier.0 == asked.0 || (!asked.1.is_empty() && earlier.1 == asked.1)
+}
+
 /// Restores by `plan`: from the archive that it names.
 ///
 /// # Errors
@@ -106,6 +124,8 @@ pub async fn restore_from(
     let saved = frozen(&folder, plan, progress)?;
     let plan = saved.as_ref().unwrap_or(plan);
     let binaries = binaries(plan, options)?;
+    // Looked at before anything is written, and again when it is taken.
+    after::port(options)?;
     let base = complete(&*store, plan).await?;
     let mut layout = Layout::open(&folder, plan, &base, &options.tablespaces, owner)?;
     let mut report = begun(plan, &base, &folder, binaries.as_ref(), layout.resumed);
@@ -251,5 +271,26 @@ fn begun(
         port: None,
         pid: None,
         next: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::same_moment;
+
+    #[test]
+    fn the_same_command_asks_for_the_same_moment_also_when_it_said_how_long_ago() {
+        let earlier = "--at 2026-11-20T14:20:00Z (-15m)";
+        for (asked, same) in [
+            (earlier, true),
+            ("--at 2026-11-20T14:20:00Z", true),
+            ("--at 2026-11-20T15:00:00Z (-15m)", true),
+            ("--at 2026-11-20T15:00:00Z (-20m)", false),
+            ("--at 2026-11-20T15:00:00Z", false),
+        ] {
+            assert_eq!(same_moment(earlier, asked), same, "{asked}");
+        }
+        assert!(same_moment("--latest", "--latest"));
+        assert!(!same_moment("--latest", "--latest --exclusive"));
     }
 }

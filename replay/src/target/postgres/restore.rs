@@ -65,12 +65,20 @@ pub fn begun_before(into: &Path, archive: &str, asked: &str) -> Option<Plan> {
 
 /// `--at TIME (-15m)` is what both `--at -15m` and `--at TIME` go on with.
 fn same_moment(earlier: &str, asked: &str) -> bool {
-    let parts = |text: &str| {
-        let (moment, relative) = text.split_once(" (").unwrap_or((text, ""));
-        (moment.to_owned(), relative.to_owned())
+    let parts = |text: &str| -> Option<(String, String, String)> {
+        let text = text.strip_prefix("--at ")?;
+        let parted = text.strip_suffix(')').and_then(|text| text.rsplit_once(" (-"));
+        let (words, ago) = parted.unwrap_or((text, ""));
+        let (time, flags) = words.split_once(' ').unwrap_or((words, ""));
+        Some((time.to_owned(), flags.to_owned(), ago.to_owned()))
     };
-    let (earlier, asked) = (parts(earlier), parts(asked));
-    earlier.0 == asked.0 || (!asked.1.is_empty() && earlier.1 == asked.1)
+    match (parts(earlier), parts(asked)) {
+        (Some(earlier), Some(asked)) => {
+            let ago = !asked.2.is_empty() && earlier.2 == asked.2;
+            earlier.1 == asked.1 && (earlier.0 == asked.0 || ago)
+        }
+        _ => earlier == asked,
+    }
 }
 
 /// Restores by `plan`: from the archive that it names.
@@ -287,10 +295,12 @@ mod tests {
             ("--at 2026-11-20T15:00:00Z (-15m)", true),
             ("--at 2026-11-20T15:00:00Z (-20m)", false),
             ("--at 2026-11-20T15:00:00Z", false),
+            ("--at 2026-11-20T15:00:00Z --exclusive (-15m)", false),
         ] {
             assert_eq!(same_moment(earlier, asked), same, "{asked}");
         }
         assert!(same_moment("--latest", "--latest"));
         assert!(!same_moment("--latest", "--latest --exclusive"));
+        assert!(!same_moment("--at-name 'a (-1)'", "--at-name 'a (-2)'"));
     }
 }

@@ -88,6 +88,9 @@ pub struct CaptureSetup {
     pub base_wanted: Arc<tokio::sync::Notify>,
 }
 
+/// So often the server may refuse log that its slot says it holds.
+const REFUSALS_MAX: u32 = 3;
+
 pub struct Capture {
     setup: CaptureSetup,
     ring: RingSender,
@@ -98,6 +101,8 @@ pub struct Capture {
     received: Lsn,
     /// What asynchronous commits may lag behind (DESIGN §5.9).
     margin: Duration,
+    /// Refusals in a row of log that the slot says it holds.
+    refusals: u32,
     repeat: Repeat,
 }
 
@@ -118,6 +123,7 @@ impl Capture {
             timeline: from.epoch.into(),
             received: from.offset.into(),
             margin: Duration::from_secs(2),
+            refusals: 0,
             repeat,
         }
     }
@@ -192,6 +198,9 @@ impl Capture {
             RingSink::new(&self.ring, &self.setup, self.timeline, self.received, self.margin);
         let outcome =
             drive::run(stream, &mut sink, acknowledged, self.stop.clone(), Drive::default()).await;
+        if sink.received() > self.received {
+            self.refusals = 0;
+        }
         self.received = sink.received();
         // What arrived is made durable whatever the next connection brings.
         self.ring.push(Item::Flush)?;
@@ -261,12 +270,24 @@ impl Capture {
             .unwrap_or(found.flushed);
         session.close().await;
         let size = self.setup.identity.segment_bytes;
-        let from = size.floor(restart).max(size.floor(self.received));
-        if from <= self.received {
+        let mut from = size.floor(restart).max(size.floor(self.received));
+        if from <= self.received && self.refusals < REFUSALS_MAX {
             // The slot holds it after all: whoever removed the log may have been slow to tell.
+            self.refusals += 1;
             self.pause(Duration::from_secs(1)).await;
             return Ok(Streamed::Next(Next::Again));
         }
+        if from <= self.received {
+            // A new slot moves back to what we report as flushed before the refusal arrives
+            // (walsender.c, PhysicalConfirmReceivedLocation), and then holds nothing of it: only
+            // where the server writes now is there for certain.
+            from = size.floor(found.flushed).max(from);
+        }
+        if from <= self.received {
+            self.pause(Duration::from_secs(1)).await;
+            return Ok(Streamed::Next(Next::Again));
+        }
+        self.refusals = 0;
         let reason = format!("the server no longer has the log: {error}");
         tracing::error!(from = %self.received, to = %from, %reason, "GAP: a stretch of log is lost");
         metrics::counter!("pitr_gaps_total").increment(1);

@@ -134,15 +134,17 @@ fn nothing_is_lost_by_a_kill_at_any_system_call_that_keeps_bytes() -> Result<()>
     // strace counts for each thread by itself, so that small numbers meet every place.
     let last = scope::scale(2, 8);
     let load = cluster.pgbench_start_with("postgres", &["-c", "1", "-R", "300", "-T", "3600"])?;
-    for syscall in ["fdatasync", "renameat2", "fsync", "unlink", "linkat", "ftruncate"] {
+    for syscall in ["fdatasync", "fsync", "renameat2", "unlink", "ftruncate", "write"] {
         for nth in 1..=last {
             let builder = plain.clone().args(["--spool", &spool]);
+            let nth = if syscall == "write" { nth * 20 } else { nth };
             let injection = format!("{syscall}:signal=KILL:when={nth}");
             let mut victim = under_strace(builder, &injection).start()?;
-            let died = wait::until(&Deadline::seconds(6), "the kill", || {
+            let died = wait::until(&Deadline::seconds(8), "the kill", || {
                 Ok((!victim.is_running()).then_some(()))
             });
             kills += u32::from(died.is_ok());
+            println!("{injection}: {}", if died.is_ok() { "killed" } else { "never met" });
             drop(victim);
         }
     }

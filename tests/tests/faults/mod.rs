@@ -4,7 +4,10 @@ mod kills;
 mod store_away;
 mod shutdown;
 mod spool;
-pub(crate) mod early;
+mod writers;
+mod gap;
+mod synchronous;
+mod promotion;
 
 use std::path::Path;
 

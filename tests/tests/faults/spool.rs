@@ -138,7 +138,7 @@ fn a_deleted_spool_costs_nothing_that_was_acknowledged() -> Result<()> {
 /// Under strace, the nth fdatasync of each thread fails once, as a disk does that lost a page.
 fn failing_sync(builder: PitrdBuilder, nth: u32) -> PitrdBuilder {
     let inject = format!("inject=fdatasync:error=EIO:when={nth}");
-    let options = ["strace", "-f", "-y", "--seccomp-bpf", "-o", "strace.log"];
+    let options = ["strace", "-f", "-y", "-o", "strace.log"];
     builder.under(options).under_more(["-e", "trace=fdatasync,unlink", "-e", &inject])
 }
 

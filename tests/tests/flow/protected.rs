@@ -33,6 +33,17 @@ impl Protected {
     }
 
     pub(crate) fn around(cluster: Cluster, place: Place, arguments: &[&str]) -> Result<Self> {
+        let url = cluster.replication_url();
+        Self::around_at(cluster, &url, place, arguments)
+    }
+
+    /// The same with a source URL of one's own, such as one with several hosts.
+    pub(crate) fn around_at(
+        cluster: Cluster,
+        source: &str,
+        place: Place,
+        arguments: &[&str],
+    ) -> Result<Self> {
         let folder = Folder::new("protected")?;
         let (archive, environment) = match place {
             Place::Folder => (folder.path().join("archive").display().to_string(), Vec::new()),
@@ -42,7 +53,7 @@ impl Protected {
                 (store.url(BUCKET, &prefix.to_string_lossy()), store.environment())
             }
         };
-        let pitrd = Pitrd::builder(&cluster.replication_url(), &archive)
+        let pitrd = Pitrd::builder(source, &archive)
             .envs(environment.clone())
             .args(arguments.iter().copied())
             .start()?;

@@ -79,8 +79,10 @@ pub async fn run(
     // A shutdown we believe in: until when to wait.
     let mut suspicion: Option<Instant> = None;
     let mut ping_at = drive.ping_idle.map(|idle| Instant::now() + idle);
-    let mut listening = true;
-    stream.report(*acknowledged.borrow_and_update());
+    // Nothing is reported before the server has sent something: a report moves the slot, even back
+    // (slot.c, `PhysicalConfirmReceivedLocation`), and a server that no longer has our log would lose
+    // what its slot still holds.
+    let (mut listening, mut heard) = (false, false);
     loop {
         if !await_room(&mut stream, sink, &mut acknowledged, &mut listening, &stop).await {
             stream.close().await;
@@ -89,7 +91,9 @@ pub async fn run(
         let event = tokio::select! {
             biased;
             () = stop.cancelled() => {
-                stream.report(*acknowledged.borrow());
+                if heard {
+                    stream.report(*acknowledged.borrow());
+                }
                 stream.close().await;
                 return Ok(Outcome::Stopped);
             }
@@ -109,6 +113,10 @@ pub async fn run(
                 continue;
             }
         };
+        if !heard {
+            (listening, heard) = (true, true);
+            stream.report(*acknowledged.borrow_and_update());
+        }
         match event {
             StreamEvent::Ended { next } => {
                 let session = stream.into_session().map(Box::new);

@@ -11,7 +11,7 @@ use super::{Capture, CaptureError, CaptureSetup, HistoryFile};
 use crate::ring::{EpochChange, Item};
 use crate::ship::resume::previous_hash;
 use crate::source::postgres::session::VERSION_OPTION_LIST;
-use crate::source::postgres::sql::SqlSession;
+use crate::source::postgres::sql::{SqlSession, WalStatus};
 use crate::source::postgres::{Class, ConnectOptions, Error, Session, SlotName};
 
 impl Capture {
@@ -152,8 +152,8 @@ pub(crate) fn check_cluster(
     Ok(())
 }
 
-/// Creates the slot if it is not there, and tells whether it did. On a server whose slot was dropped the log may have a hole:
-/// starting the stream tells.
+/// Creates the slot if it is not there, and tells whether it did. On a server whose slot was dropped
+/// the log may have a hole: starting the stream tells.
 async fn ensure_slot(slot: &SlotName, session: &mut Session) -> Result<bool, Error> {
     match session.create_slot(slot).await {
         Ok(()) => {
@@ -163,6 +163,35 @@ async fn ensure_slot(slot: &SlotName, session: &mut Session) -> Result<bool, Err
         Err(error) if error.class() == Class::SlotExists => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Drops our slot; one that is gone is no error.
+pub(super) async fn drop_slot(slot: &SlotName, session: &mut Session) -> Result<(), Error> {
+    match session.drop_slot(slot).await {
+        Err(error) if error.class() == Class::NoSuchSlot => Ok(()),
+        other => other,
+    }
+}
+
+/// A slot that the server has invalidated (max_slot_wal_keep_size, idle_replication_slot_timeout)
+/// holds nothing any more and cannot be used: a new one takes its place. Whether log is lost shows
+/// when the stream begins.
+///
+/// # Errors
+/// `refused` itself, when the slot is not lost.
+pub(super) async fn renew_lost_slot(setup: &CaptureSetup, refused: Error) -> Result<(), Error> {
+    let mut sql = SqlSession::connect(&setup.options).await?;
+    let found = sql.slot(&setup.slot).await;
+    sql.close().await;
+    if found?.and_then(|slot| slot.status) != Some(WalStatus::Lost) {
+        return Err(refused);
+    }
+    tracing::error!(slot = %setup.slot, %refused, "the server has invalidated the slot: renewed");
+    let mut session = Session::connect(&setup.options).await?;
+    drop_slot(&setup.slot, &mut session).await?;
+    let renewed = ensure_slot(&setup.slot, &mut session).await;
+    session.close().await;
+    renewed.map(drop)
 }
 
 /// A slot as it was found.

@@ -88,9 +88,6 @@ pub struct CaptureSetup {
     pub base_wanted: Arc<tokio::sync::Notify>,
 }
 
-/// So often the server may refuse log that its slot says it holds.
-const REFUSALS_MAX: u32 = 3;
-
 pub struct Capture {
     setup: CaptureSetup,
     ring: RingSender,
@@ -101,8 +98,6 @@ pub struct Capture {
     received: Lsn,
     /// What asynchronous commits may lag behind (DESIGN §5.9).
     margin: Duration,
-    /// Refusals in a row of log that the slot says it holds.
-    refusals: u32,
     repeat: Repeat,
 }
 
@@ -123,7 +118,6 @@ impl Capture {
             timeline: from.epoch.into(),
             received: from.offset.into(),
             margin: Duration::from_secs(2),
-            refusals: 0,
             repeat,
         }
     }
@@ -188,6 +182,10 @@ impl Capture {
             !self.setup.synchronous && synchronous::counted_at_first(&mut session, own).await;
         let slot = Some(&self.setup.slot);
         let stream = match session.start_replication(slot, self.timeline, from, options).await {
+            Err(error) if error.class() == Class::Prerequisite => {
+                follow::renew_lost_slot(&self.setup, error).await?;
+                return Ok(Streamed::Next(Next::Again));
+            }
             Err(error) if error.class() == Class::WalRemoved => {
                 return self.skip_what_is_lost(&error).await;
             }
@@ -198,9 +196,6 @@ impl Capture {
             RingSink::new(&self.ring, &self.setup, self.timeline, self.received, self.margin);
         let outcome =
             drive::run(stream, &mut sink, acknowledged, self.stop.clone(), Drive::default()).await;
-        if sink.received() > self.received {
-            self.refusals = 0;
-        }
         self.received = sink.received();
         // What arrived is made durable whatever the next connection brings.
         self.ring.push(Item::Flush)?;
@@ -259,35 +254,26 @@ impl Capture {
         receiver
     }
 
-    /// The server no longer has the log that comes next: the stretch up to what the slot holds is
+    /// The server no longer has the log that comes next: the stretch up to what a new slot holds is
     /// lost. It is recorded, and a new base is wanted.
     async fn skip_what_is_lost(&mut self, error: &Error) -> Result<Streamed, CaptureError> {
         let mut session = Session::connect(&self.setup.options).await?;
         let found = session.identify().await?;
-        let restart = follow::slot_position(&self.setup.options, &self.setup.slot, &mut session)
-            .await?
-            .restart
-            .unwrap_or(found.flushed);
+        let mut restart = self.slot_restart(&mut session).await?;
+        if restart.is_some_and(|restart| restart <= self.received) {
+            // It points at what is gone: a new one holds what there is.
+            follow::drop_slot(&self.setup.slot, &mut session).await?;
+            restart = self.slot_restart(&mut session).await?;
+        }
         session.close().await;
         let size = self.setup.identity.segment_bytes;
-        let mut from = size.floor(restart).max(size.floor(self.received));
-        if from <= self.received && self.refusals < REFUSALS_MAX {
+        let restart = restart.unwrap_or(found.flushed);
+        let from = size.floor(restart).max(size.floor(self.received));
+        if from <= self.received {
             // The slot holds it after all: whoever removed the log may have been slow to tell.
-            self.refusals += 1;
             self.pause(Duration::from_secs(1)).await;
             return Ok(Streamed::Next(Next::Again));
         }
-        if from <= self.received {
-            // A new slot moves back to what we report as flushed before the refusal arrives
-            // (walsender.c, PhysicalConfirmReceivedLocation), and then holds nothing of it: only
-            // where the server writes now is there for certain.
-            from = size.floor(found.flushed).max(from);
-        }
-        if from <= self.received {
-            self.pause(Duration::from_secs(1)).await;
-            return Ok(Streamed::Next(Next::Again));
-        }
-        self.refusals = 0;
         let reason = format!("the server no longer has the log: {error}");
         tracing::error!(from = %self.received, to = %from, %reason, "GAP: a stretch of log is lost");
         metrics::counter!("pitr_gaps_total").increment(1);
@@ -305,6 +291,11 @@ impl Capture {
         self.received = from;
         self.setup.base_wanted.notify_one();
         Ok(Streamed::Next(Next::Again))
+    }
+
+    async fn slot_restart(&self, session: &mut Session) -> Result<Option<Lsn>, CaptureError> {
+        let (options, slot) = (&self.setup.options, &self.setup.slot);
+        Ok(follow::slot_position(options, slot, session).await?.restart)
     }
 
     async fn margin_of(&self, session: &mut Session) -> Duration {

@@ -9,13 +9,21 @@ use std::path::PathBuf;
 use super::args::RestoreArgs;
 use super::error::{CliError, Code};
 use super::{Context, Outcome, plan};
-use crate::target::postgres::{RestoreError, RestoreOptions, Then, restore};
+use crate::plan::make;
+use crate::target::postgres::{RestoreError, RestoreOptions, Then, begun_before, restore};
 use crate::target::progress;
 
 pub(super) async fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome, CliError> {
     let wanted = plan::wanted(&args.target, context.now(), plan::ask)?;
     let options = if args.dry_run { None } else { Some(options(args)?) };
-    let plan = plan::planned(context, &wanted).await?;
+    let catalog = context.catalog().await?;
+    let begun = options
+        .as_ref()
+        .and_then(|options| begun_before(&options.into, &catalog.address(), &wanted.asked));
+    let plan = match begun {
+        Some(plan) => plan,
+        None => make(&catalog, &wanted, context.now()).await?,
+    };
     let json = context.global.json;
     let Some(options) = options else {
         let shown = if json { plan.encode() } else { plan.summary().into_bytes() };

@@ -13,3 +13,5 @@ mod odd_objects;
 mod odd_copy;
 mod odd_slow;
 mod odd_large;
+mod refused;
+mod targets_resumed;

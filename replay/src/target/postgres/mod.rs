@@ -20,4 +20,4 @@ pub(crate) mod testing;
 
 pub use error::RestoreError;
 pub use report::{Check, Left, Report};
-pub use restore::{RestoreOptions, Then, restore, restore_from};
+pub use restore::{RestoreOptions, Then, begun_before, restore, restore_from};

@@ -55,6 +55,32 @@ pub struct RestoreOptions {
     pub program: Option<PathBuf>,
 }
 
+/// The plan of an earlier run of the same command that broke off in this folder: it goes on with
+/// that one, whatever became of the archive since.
+pub fn begun_before(into: &Path, archive: &str, asked: &str) -> Option<Plan> {
+    let earlier = Journal::find(into).ok()??;
+    let same = earlier.archive == archive && same_moment(&earlier.asked, asked);
+    if same { Journal::saved_plan(into).ok() } else { None }
+}
+
+/// `--at TIME (-15m)` is what both `--at -15m` and `--at TIME` go on with.
+fn same_moment(earlier: &str, asked: &str) -> bool {
+    let parts = |text: &str| -> Option<(String, String, String)> {
+        let text = text.strip_prefix("--at ")?;
+        let parted = text.strip_suffix(')').and_then(|text| text.rsplit_once(" (-"));
+        let (words, ago) = parted.unwrap_or((text, ""));
+        let (time, flags) = words.split_once(' ').unwrap_or((words, ""));
+        Some((time.to_owned(), flags.to_owned(), ago.to_owned()))
+    };
+    match (parts(earlier), parts(asked)) {
+        (Some(earlier), Some(asked)) => {
+            let ago = !asked.2.is_empty() && earlier.2 == asked.2;
+            earlier.1 == asked.1 && (earlier.0 == asked.0 || ago)
+        }
+        _ => earlier == asked,
+    }
+}
+
 /// Restores by `plan`: from the archive that it names.
 ///
 /// # Errors
@@ -106,6 +132,8 @@ pub async fn restore_from(
     let saved = frozen(&folder, plan, progress)?;
     let plan = saved.as_ref().unwrap_or(plan);
     let binaries = binaries(plan, options)?;
+    // Looked at before anything is written, and again when it is taken.
+    after::port(options)?;
     let base = complete(&*store, plan).await?;
     let mut layout = Layout::open(&folder, plan, &base, &options.tablespaces, owner)?;
     let mut report = begun(plan, &base, &folder, binaries.as_ref(), layout.resumed);
@@ -251,5 +279,28 @@ fn begun(
         port: None,
         pid: None,
         next: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::same_moment;
+
+    #[test]
+    fn the_same_command_asks_for_the_same_moment_also_when_it_said_how_long_ago() {
+        let earlier = "--at 2026-11-20T14:20:00Z (-15m)";
+        for (asked, same) in [
+            (earlier, true),
+            ("--at 2026-11-20T14:20:00Z", true),
+            ("--at 2026-11-20T15:00:00Z (-15m)", true),
+            ("--at 2026-11-20T15:00:00Z (-20m)", false),
+            ("--at 2026-11-20T15:00:00Z", false),
+            ("--at 2026-11-20T15:00:00Z --exclusive (-15m)", false),
+        ] {
+            assert_eq!(same_moment(earlier, asked), same, "{asked}");
+        }
+        assert!(same_moment("--latest", "--latest"));
+        assert!(!same_moment("--latest", "--latest --exclusive"));
+        assert!(!same_moment("--at-name 'a (-1)'", "--at-name 'a (-2)'"));
     }
 }

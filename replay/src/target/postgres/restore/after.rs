@@ -54,10 +54,7 @@ impl Run<'_> {
         phases: &mut Phases,
     ) -> Result<(), RestoreError> {
         let folder = self.sources.folder;
-        let port = match self.options.then {
-            Then::Pause | Then::Start => Some(free_port(self.options.port)?),
-            Then::Stop | Then::LayOut => None,
-        };
+        let port = port(self.options)?;
         let pausing = port.filter(|_| self.options.then == Then::Pause);
         let work = folder.join(WORK_FOLDER);
         let plan = Arc::new(self.plan.clone());
@@ -234,6 +231,14 @@ fn clear_work(folder: &Path) -> Result<(), RestoreError> {
         removed.map_err(failed)?;
     }
     Ok(())
+}
+
+/// Where a server that is left running listens.
+pub(super) fn port(options: &RestoreOptions) -> Result<Option<u16>, RestoreError> {
+    match options.then {
+        Then::Pause | Then::Start => free_port(options.port).map(Some),
+        Then::Stop | Then::LayOut => Ok(None),
+    }
 }
 
 /// The port that was asked for, or the first free one from the usual one on.

@@ -180,7 +180,13 @@ pub async fn start(
         lineage: lineage.0,
         writer,
     };
-    let spooler = Spooler::new(spool_setup, recovered.start, receiver, events);
+    let spooler = Spooler::new(
+        spool_setup,
+        recovered.start,
+        Box::new(WalIndexer::new(size)),
+        receiver,
+        events,
+    );
     let base_wanted = Arc::new(Notify::new());
     let capture_setup = CaptureSetup {
         options: settings.source.clone(),

@@ -17,10 +17,13 @@ use crate::spool::{FrameRange, SealedFile, Slot, SpoolError, SpoolLevel, read};
 const WAITING_MAX: usize = 16;
 
 /// Makes the index of one segment after the other: each engine's own.
-pub trait SegmentIndexer: Send + std::fmt::Debug {
+pub trait SegmentIndexer: Send + Sync + std::fmt::Debug {
     /// The version in the index's key.
     fn version(&self) -> u32;
-    fn index(&mut self, slot: &Slot, raw: &[u8], frames: &[u32]) -> Vec<u8>;
+    /// Takes the raw bytes of one frame, which begin `offset` bytes into the segment.
+    fn feed(&mut self, slot: &Slot, offset: u64, raw: &[u8]);
+    /// The index of a segment whose every frame was taken; `None` when some were not.
+    fn finish(&mut self, slot: &Slot, raw_len: u64) -> Option<Vec<u8>>;
 }
 
 /// Hands sealed files to the indexer, or straight to the end of their life.
@@ -55,17 +58,26 @@ impl IndexQueue {
     }
 }
 
+/// A segment that was open when this run began was not seen whole: it is read back.
 async fn index(
     mut indexer: Box<dyn SegmentIndexer>,
     tools: &ShipTools,
     sealed: &SealedFile,
 ) -> Box<dyn SegmentIndexer> {
+    if let Some(made) = &sealed.index {
+        store(tools, &sealed.slot.name, indexer.version(), made.clone()).await;
+        return indexer;
+    }
     let (disk, slot, footer) = (tools.disk.clone(), sealed.slot.clone(), sealed.footer.clone());
     let range = FrameRange { path: sealed.path.clone(), offset: 0, len: footer.frames_len() };
     let work = tokio::task::spawn_blocking(move || {
-        let frames: Vec<u32> = footer.frames.iter().map(|frame| frame.raw_len).collect();
-        let made: Result<Vec<u8>, SpoolError> =
-            read::raw(&*disk, &range).map(|raw| indexer.index(&slot, &raw, &frames));
+        let mut offset = 0;
+        let fed: Result<(), SpoolError> = read::each_frame(&*disk, &range, |raw| {
+            indexer.feed(&slot, offset, raw);
+            offset += raw.len() as u64;
+            true
+        });
+        let made = fed.map(|()| indexer.finish(&slot, footer.raw_len));
         (indexer, made)
     });
     let (indexer, made) = match work.await {
@@ -73,7 +85,8 @@ async fn index(
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     };
     match made {
-        Ok(bytes) => store(tools, &sealed.slot.name, indexer.version(), bytes).await,
+        Ok(Some(bytes)) => store(tools, &sealed.slot.name, indexer.version(), bytes).await,
+        Ok(None) => {}
         Err(error) => tracing::warn!(%error, "a segment goes without an index"),
     }
     indexer

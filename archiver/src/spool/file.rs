@@ -37,6 +37,8 @@ pub struct SealedFile {
     pub footer: Footer,
     pub path: PathBuf,
     pub file_len: u64,
+    /// Its index, if it was seen whole on its way.
+    pub index: Option<Vec<u8>>,
 }
 
 pub(super) const OPEN: &str = "open";
@@ -186,7 +188,7 @@ impl OpenFile {
             whole.disk.remove(&small.path).map_err(io_error("remove", &small.path))?;
         }
         let file_len = footer.frames_len() + bytes.len() as u64;
-        Ok(SealedFile { slot: whole.slot, footer, path, file_len })
+        Ok(SealedFile { slot: whole.slot, footer, path, file_len, index: None })
     }
 
     /// The same raw bytes in full frames, in a file of its own.

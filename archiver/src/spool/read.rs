@@ -50,7 +50,11 @@ pub fn hash_prefix(disk: &dyn Disk, range: &FrameRange, len: u64) -> Result<Hash
     Ok(hash.now())
 }
 
-fn each_frame(
+/// Calls `take` with the raw bytes of one frame after the other, until it says `false`.
+///
+/// # Errors
+/// When the file cannot be read or a frame is damaged.
+pub fn each_frame(
     disk: &dyn Disk,
     range: &FrameRange,
     mut take: impl FnMut(&[u8]) -> bool,

@@ -143,7 +143,7 @@ fn sealed_file(
         return Ok(None);
     }
     let slot = setup.segmenter.slot(Position::new(head.epoch, head.start));
-    Ok(Some(SealedFile { slot, footer, path: path.to_owned(), file_len: len }))
+    Ok(Some(SealedFile { slot, footer, path: path.to_owned(), file_len: len, index: None }))
 }
 
 /// Whether every frame is the one in the frame table: what goes up from here is never read again.

@@ -27,6 +27,7 @@ use super::level::SpoolLevel;
 use super::probe::FrameProbe;
 use super::segmenter::{Segmenter, Slot};
 use crate::ring::{Item, RingReceiver};
+use crate::seal::SegmentIndexer;
 
 /// Frames that may be in compression at once: as many as there are cores to use.
 const COMPRESS_AHEAD: usize = 4;
@@ -95,12 +96,17 @@ pub struct Spooler {
     flush_at: Option<Instant>,
     last_flush: Option<Instant>,
     mark: Option<Watermark>,
+    /// `None` only while a frame is being appended.
+    indexer: Option<Box<dyn SegmentIndexer>>,
+    /// Buffers of frames that are on disk.
+    spare: Vec<BytesMut>,
 }
 
 impl Spooler {
     pub fn new(
         setup: SpoolSetup,
         start: SpoolStart,
+        indexer: Box<dyn SegmentIndexer>,
         ring: RingReceiver,
         events: mpsc::UnboundedSender<SpoolEvent>,
     ) -> Self {
@@ -121,6 +127,8 @@ impl Spooler {
             flush_at: None,
             last_flush: None,
             mark: None,
+            indexer: Some(indexer),
+            spare: Vec::new(),
         }
     }
 
@@ -246,7 +254,8 @@ impl Spooler {
         if self.pending.is_empty() {
             return;
         }
-        let raw = std::mem::replace(&mut self.pending, BytesMut::with_capacity(FRAME_RAW)).freeze();
+        let next = self.spare.pop().unwrap_or_else(|| BytesMut::with_capacity(FRAME_RAW));
+        let raw = std::mem::replace(&mut self.pending, next).freeze();
         let start = Offset(self.next.0 - raw.len() as u64);
         self.setup.probe.cut(Position::new(self.epoch, start), &raw);
         let codec = self.setup.codec;
@@ -291,6 +300,17 @@ impl Spooler {
         Ok(())
     }
 
+    /// A frame's buffer serves again: fresh megabytes would cost a page fault every 4 KiB.
+    fn keep_buffer(&mut self, raw: Bytes) {
+        if let Ok(mut buffer) = raw.try_into_mut()
+            && buffer.capacity() >= FRAME_RAW
+            && self.spare.len() <= COMPRESS_AHEAD
+        {
+            buffer.clear();
+            self.spare.push(buffer);
+        }
+    }
+
     async fn append_next(&mut self) -> Result<(), SpoolError> {
         match self.working.next().await {
             Some(done) => self.append(done.map_err(|_| SpoolError::Worker)?).await,
@@ -308,15 +328,19 @@ impl Spooler {
         };
         self.setup.level.add(frame.bytes.len() as u64);
         let (sync, level) = (cut.flush, self.setup.level.clone());
-        open = blocking(move || {
+        let mut indexer = self.indexer.take().ok_or(SpoolError::Worker)?;
+        let (open, indexer, raw) = blocking(move || {
             level.look();
+            indexer.feed(&open.slot, open.segment.raw_len(), &raw);
             open.append(&frame, &raw)?;
             if sync {
                 open.sync()?;
             }
-            Ok(open)
+            Ok((open, indexer, raw))
         })
         .await?;
+        self.indexer = Some(indexer);
+        self.keep_buffer(raw);
         if open.is_full() {
             return self.seal(open, false).await;
         }
@@ -355,9 +379,11 @@ impl Spooler {
             self.previous = open.segment.hash();
         }
         let codec = self.setup.codec;
+        let indexer = self.indexer.as_mut();
+        let index = indexer.and_then(|indexer| indexer.finish(&open.slot, open.segment.raw_len()));
         self.sealing.push_back(tokio::task::spawn_blocking(move || {
             let before = open.segment.file_len();
-            open.seal(partial, codec).map(|sealed| (sealed, before))
+            open.seal(partial, codec).map(|sealed| (SealedFile { index, ..sealed }, before))
         }));
         Ok(())
     }

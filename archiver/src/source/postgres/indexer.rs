@@ -9,13 +9,14 @@ use crate::spool::Slot;
 #[derive(Debug)]
 pub struct WalIndexer {
     size: SegmentSize,
-    /// The indexer as it stands behind `next - 1`, for segments that follow each other.
-    running: Option<(SegmentId, Indexer)>,
+    /// The segment that is being read, how far, and the indexer in it. It goes on across segments
+    /// that follow each other, so that a record that spans two is understood.
+    at: Option<(SegmentId, u64, Indexer)>,
 }
 
 impl WalIndexer {
     pub const fn new(size: SegmentSize) -> Self {
-        Self { size, running: None }
+        Self { size, at: None }
     }
 }
 
@@ -24,21 +25,27 @@ impl SegmentIndexer for WalIndexer {
         u32::from(VERSION)
     }
 
-    fn index(&mut self, slot: &Slot, raw: &[u8], frames: &[u32]) -> Vec<u8> {
+    fn feed(&mut self, slot: &Slot, offset: u64, raw: &[u8]) {
         let id = SegmentId { timeline: slot.name.epoch.into(), number: slot.number };
-        let mut indexer = match self.running.take() {
-            Some((next, indexer)) if next == id => indexer,
-            _ => Indexer::new(id.number, self.size),
+        let (fed, mut indexer) = match self.at.take() {
+            Some((at, fed, indexer)) if at == id => (fed, indexer),
+            _ => (0, Indexer::new(id.number, self.size)),
         };
-        let mut at = 0;
-        for frame in frames {
-            let end = raw.len().min(at + *frame as usize);
-            indexer.feed(&raw[at..end]);
+        if fed == offset {
+            indexer.feed(raw);
             indexer.end_frame();
-            at = end;
+            self.at = Some((id, fed + raw.len() as u64, indexer));
+        }
+    }
+
+    fn finish(&mut self, slot: &Slot, raw_len: u64) -> Option<Vec<u8>> {
+        let id = SegmentId { timeline: slot.name.epoch.into(), number: slot.number };
+        let (at, fed, mut indexer) = self.at.take()?;
+        if at != id || fed != raw_len {
+            return None;
         }
         let index = indexer.finish(id);
-        self.running = Some((id.next(), indexer));
-        index.encode()
+        self.at = Some((id.next(), 0, indexer));
+        Some(index.encode())
     }
 }

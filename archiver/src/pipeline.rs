@@ -103,6 +103,25 @@ impl PipelineError {
     }
 }
 
+/// How long an end waits for the store to take the last bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LastTail {
+    /// A few seconds: what is not taken stays in the spool.
+    Hurried,
+    /// As long as whoever waits has patience.
+    Awaited,
+}
+
+impl LastTail {
+    fn deadline(self) -> tokio::time::Instant {
+        let wait = match self {
+            Self::Hurried => LAST_TAIL,
+            Self::Awaited => Duration::from_secs(24 * 3600),
+        };
+        tokio::time::Instant::now() + wait
+    }
+}
+
 /// A capture that runs.
 pub struct Running {
     pub state: Arc<State>,
@@ -221,10 +240,10 @@ impl Running {
     ///
     /// # Errors
     /// The first contradiction.
-    pub async fn finish(self) -> Result<(), PipelineError> {
+    pub async fn finish(self, last_tail: LastTail) -> Result<(), PipelineError> {
         let Self { state, stop, mut capture, mut spool, mut ship, index, .. } = self;
         let aborts = [capture.abort_handle(), spool.abort_handle(), ship.abort_handle()];
-        let ended = ended(&mut capture, &mut spool, &mut ship).await;
+        let ended = ended(&mut capture, &mut spool, &mut ship, last_tail).await;
         if ended.is_err() {
             stop.cancel();
             aborts[0].abort();
@@ -267,6 +286,7 @@ async fn ended(
     capture: &mut Task<CaptureError>,
     spool: &mut Task<SpoolError>,
     ship: &mut Task<ShipError>,
+    last_tail: LastTail,
 ) -> Result<bool, PipelineError> {
     let (mut spooled, mut shipped) = (false, false);
     let mut why_closed = None;
@@ -283,11 +303,11 @@ async fn ended(
                 shipped = true;
             }
             done = &mut *capture, if deadline.is_none() => match flat(done) {
-                Ok(()) => deadline = Some(tokio::time::Instant::now() + LAST_TAIL),
+                Ok(()) => deadline = Some(last_tail.deadline()),
                 // It says only that the others have ended: they know why.
                 Err(closed @ PipelineError::Capture(CaptureError::Pipeline(_))) => {
                     why_closed = Some(closed);
-                    deadline = Some(tokio::time::Instant::now() + LAST_TAIL);
+                    deadline = Some(last_tail.deadline());
                 }
                 Err(error) => return Err(error),
             },

@@ -1,7 +1,6 @@
 //! `pitrd run --once`: makes durable what the server has now, and exits. Beside a running writer
 //! it takes no epoch and waits for that one.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use proto::position::Position;
@@ -21,13 +20,10 @@ use crate::watch::state::State;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Nothing moves any more: somebody waits for an answer, so it is given.
 const STILL: Duration = Duration::from_secs(60);
-
-/// How it ended, if not with everything durable.
-enum End {
-    Stopped,
-    /// Nothing moved for [`STILL`].
-    Still,
-}
+/// The same behind a signal.
+const GRACE: Duration = Duration::from_secs(8);
+/// How soon it is seen that everything has arrived.
+const ARRIVED_EVERY: Duration = Duration::from_millis(10);
 
 pub(super) async fn run(args: &RunArgs) -> Result<(), CliError> {
     let setting = prepare(args).await?;
@@ -46,19 +42,22 @@ pub(super) async fn run(args: &RunArgs) -> Result<(), CliError> {
     let Some(writer) = writer::take(ground, settings, &opened, claim, &stop).await? else {
         return Err(interrupted());
     };
-    let running = pipeline::start(ground, settings, &opened, writer, stop.clone()).await?;
+    // Its own token: it is told to end as soon as the target has arrived, and brings up the rest.
+    let end = stop.child_token();
+    let running = pipeline::start(ground, settings, &opened, writer, end.clone()).await?;
     let state = running.state.clone();
-    let watched = tokio::spawn(watch(state.clone(), target, stop.clone()));
-    running.finish().await?;
-    stop.cancel();
-    match watched.await {
-        Ok(None) => {
+    let ended = tokio::select! {
+        done = running.finish(pipeline::LastTail::Awaited) => Some(done),
+        () = watch(&state, target, &stop, &end) => None,
+    };
+    if let Some(done) = ended {
+        done?;
+        if state.stored().is_some_and(|stored| stored >= target) {
             tracing::info!(durable = %shown(state.stored()), "done");
-            Ok(())
+            return Ok(());
         }
-        Ok(Some(End::Still)) => Err(still(&state)),
-        _ => Err(interrupted()),
     }
+    if stop.is_cancelled() { Err(interrupted()) } else { Err(still(&state)) }
 }
 
 async fn target(setting: &Setting) -> Result<(Opened, Position), PipelineError> {
@@ -74,25 +73,22 @@ fn interrupted() -> CliError {
     CliError::new(Code::Interrupted, what, "run it again: what is not durable is still held")
 }
 
-/// Ends the pipeline when the target is durable, or when nothing moves any more.
-async fn watch(state: Arc<State>, target: Position, stop: CancellationToken) -> Option<End> {
+/// Tells the pipeline to end when the target has arrived; comes back when a signal was not followed
+/// by an end, or when nothing moves any more.
+async fn watch(state: &State, target: Position, stop: &CancellationToken, end: &CancellationToken) {
     let (mut seen, mut quiet) = ((None, None), Duration::ZERO);
     loop {
         let now = (state.positions().0, state.stored());
-        if now.1.is_some_and(|stored| stored >= target) {
-            stop.cancel();
-            return None;
+        if now.0.is_some_and(|received| received >= target) {
+            end.cancel();
         }
-        if stop.is_cancelled() {
-            return Some(End::Stopped);
-        }
-        quiet = if now == seen { quiet + LOOK_EVERY } else { Duration::ZERO };
+        quiet = if now == seen { quiet + ARRIVED_EVERY } else { Duration::ZERO };
         seen = now;
-        if quiet >= STILL {
-            stop.cancel();
-            return Some(End::Still);
+        let patience = if stop.is_cancelled() { GRACE } else { STILL };
+        if quiet >= patience {
+            return;
         }
-        pause(LOOK_EVERY, &stop).await;
+        tokio::time::sleep(ARRIVED_EVERY).await;
     }
 }
 

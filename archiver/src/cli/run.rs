@@ -67,7 +67,7 @@ async fn stream(
         }
         notify::ready("streaming begins");
         let began = tokio::time::Instant::now();
-        let ended = running.finish().await;
+        let ended = running.finish(pipeline::LastTail::Hurried).await;
         beside.cancel();
         line::say(&state);
         if began.elapsed() > WELL {

@@ -1,6 +1,8 @@
 //! Recovery never ends early: whatever a store does in the middle of it, the copy is not promoted,
 //! one message says why, and the same command goes on once the store is well.
 
+mod shelf;
+
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -16,6 +18,7 @@ use tests::user;
 use tests::wait::{Deadline, until};
 
 use crate::flow::protected::{Place, Protected};
+use shelf::{Harm, Shelf};
 
 /// Segments between the base and the wanted moment, at least.
 const SEGMENTS: u32 = 12;
@@ -132,7 +135,10 @@ impl Life {
         let first = tails.iter().find(|key| key.starts_with(open)).context("its first")?;
         let middle = sealed[sealed.len() / 2 + 1].clone();
         let other = sealed[sealed.len() / 2].clone();
-        Ok(Shelf { folder, prefix: self.prefix.clone(), middle, other, tail: first.clone() })
+        let (prefix, tail) = (self.prefix.clone(), first.clone());
+        let parts = archive.keys("lineage/1/base/")?;
+        let part = parts.into_iter().find(|key| key.contains(".tar.")).context("a base")?;
+        Ok(Shelf { folder, prefix, middle, other, tail, part })
     }
 }
 
@@ -177,65 +183,6 @@ impl Begun {
 impl Drop for Begun {
     fn drop(&mut self) {
         process::end(&mut self.child);
-    }
-}
-
-/// Objects on the way to the moment, and how to damage them.
-struct Shelf {
-    folder: Option<PathBuf>,
-    prefix: String,
-    /// A sealed segment in the middle, and the one before it.
-    middle: String,
-    other: String,
-    /// Of the open segment, which the moment lies in.
-    tail: String,
-}
-
-/// What a store may do to an object.
-#[derive(Debug, Clone, Copy)]
-enum Harm {
-    Gone,
-    Short,
-    Rubbish,
-    /// Another segment's object under its name.
-    Other,
-}
-
-impl Shelf {
-    fn get(&self, key: &str) -> Result<Vec<u8>> {
-        match &self.folder {
-            Some(folder) => Ok(std::fs::read(folder.join(key))?),
-            None => Seaweed::shared()?.get(BUCKET, &format!("{}/{key}", self.prefix)),
-        }
-    }
-
-    fn put(&self, key: &str, bytes: Vec<u8>) -> Result<()> {
-        match &self.folder {
-            Some(folder) => Ok(std::fs::write(folder.join(key), bytes)?),
-            None => Seaweed::shared()?.put(BUCKET, &format!("{}/{key}", self.prefix), bytes),
-        }
-    }
-
-    fn delete(&self, key: &str) -> Result<()> {
-        match &self.folder {
-            Some(folder) => Ok(std::fs::remove_file(folder.join(key))?),
-            None => Seaweed::shared()?.delete(BUCKET, &format!("{}/{key}", self.prefix)),
-        }
-    }
-
-    /// Gives what was there, to put it back.
-    fn harm(&self, key: &str, harm: Harm) -> Result<Vec<u8>> {
-        let whole = self.get(key)?;
-        match harm {
-            Harm::Gone => self.delete(key)?,
-            Harm::Short => self.put(key, whole[..whole.len() / 2].to_vec())?,
-            Harm::Rubbish => {
-                let rubbish = (0..whole.len()).map(|n| (n * 31 % 251) as u8).collect();
-                self.put(key, rubbish)?;
-            }
-            Harm::Other => self.put(key, self.get(&self.other)?)?,
-        }
-        Ok(whole)
     }
 }
 
@@ -305,6 +252,22 @@ fn slow(life: &Life) -> Result<()> {
     life.assert_equal(&into)
 }
 
+/// A base of which a part is harmed never becomes a folder that starts.
+fn base_harmed(life: &Life, shelf: &Shelf) -> Result<()> {
+    let into = life.folder("base")?;
+    for harm in [Harm::Short, Harm::Rubbish, Harm::Gone] {
+        let whole = shelf.harm(&shelf.part, harm)?;
+        let output = life.restore(&life.protected.archive, &into, &[])?;
+        shelf.put(&shelf.part, whole)?;
+        println!("{} {harm:?}: exit {:?}\n{}", shelf.part, output.code, output.stderr);
+        ensure!(output.code.is_some_and(|code| code != 0), "{harm:?}: {}", output.stdout);
+        ensure!(output.stderr.contains(&shelf.part), "{} is not named", shelf.part);
+        ensure!(!into.join("global/pg_control").exists(), "it could be started");
+    }
+    life.restore(&life.protected.archive, &into, &[])?.ok()?;
+    life.assert_equal(&into)
+}
+
 #[test]
 fn recovery_never_ends_early_while_an_s3_store_is_away_slow_or_lying() -> Result<()> {
     let life = Life::live(18, Place::S3)?;
@@ -329,6 +292,7 @@ fn recovery_never_ends_early_while_files_of_an_archive_are_missing_or_short() ->
     let (middle, tail) = (shelf.middle.as_str(), shelf.tail.as_str());
     let harms =
         [(middle, Harm::Gone), (middle, Harm::Short), (tail, Harm::Rubbish), (tail, Harm::Gone)];
+    base_harmed(&life, &shelf)?;
     harmed(&life, &shelf, &harms)?;
     by_the_server_alone(&life, &shelf)
 }

@@ -157,6 +157,11 @@ fn what_cannot_be_restored_is_refused_with_the_nearest_moments_and_nothing_writt
     ensure!(status["gaps"].as_array().is_some_and(|gaps| gaps.len() == 1), "{}", status["gaps"]);
     let list = protected.pitr(&["list"])?.ok()?.stdout;
     println!("{list}");
+    let moments = [&first_from, &first_to, &second_from, &second_to];
+    for moment in moments {
+        let seconds = &moment[11..19];
+        ensure!(list.contains(seconds), "{moment} is not in: {list}");
+    }
     ensure!(first_to < life.lost.time && life.lost.time < second_from, "{status:#}");
 
     let early = ["PITR-N001", first_from.as_str()];

@@ -11,8 +11,8 @@ use proto::archive::{ArchiveError, identity::PostgresIdentity};
 use proto::clock::Clock;
 use proto::position::{Offset, Position};
 use proto::postgres::history::History;
-use proto::postgres::lsn::{Lsn, SegmentId, Timeline};
-use proto::segment::{FOOTER_READ, Footer, Hash, SegmentHead, TailKind};
+use proto::postgres::lsn::{Lsn, SegmentId, SegmentSize, Timeline};
+use proto::segment::{FOOTER_READ, Footer, Hash, SegmentHead, TailKind, read_sealed};
 use proto::store::{Range, Store};
 
 use super::tails::{ShipTools, TailChain};
@@ -47,7 +47,15 @@ pub async fn find_end(
     let size = identity.segment_bytes;
     let name = open.name(size);
     let chain = chain::follow(store, lineage, &name).await?;
-    let (raw, _) = chain::read_raw(store, &name, &chain).await?;
+    let (mut raw, _) = chain::read_raw(store, &name, &chain).await?;
+    // Killed between a timeline's end and the next one's first byte: its last segment is sealed
+    // already, perhaps with more than the tails hold.
+    if let Some(partial) = partial(store, lineage, &open, size).await?
+        && partial.len() > raw.len()
+        && partial.starts_with(&raw)
+    {
+        raw = partial;
+    }
     let previous = match chain.links.first() {
         Some(link) => link.header.head.previous,
         None => previous_hash(store, lineage, identity, open).await?,
@@ -60,6 +68,25 @@ pub async fn find_end(
     Ok(End { store, chain, durable })
 }
 
+/// The raw bytes of a segment that was sealed unfilled.
+async fn partial(
+    store: &dyn Store,
+    lineage: Lineage,
+    open: &SegmentId,
+    size: SegmentSize,
+) -> Result<Option<Vec<u8>>, ArchiveError> {
+    let key = lineage.partial(&SegmentName::postgres(*open, size));
+    match store.get(&key, Range::All).await {
+        Ok(object) => {
+            let (_, raw) =
+                read_sealed(&object).map_err(|source| ArchiveError::Segment { key, source })?;
+            Ok(Some(raw))
+        }
+        Err(error) if error.is_absent() => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// The first segment of the timeline that is not sealed, without a hole before it.
 async fn open_segment(
     store: &dyn Store,
@@ -70,11 +97,12 @@ async fn open_segment(
     let size = identity.segment_bytes;
     let sealed = ends::last_sealed(store, lineage, timeline, size).await?;
     let tailed = ends::tailed(store, lineage, timeline, size).await?;
-    let Some(last) = sealed else {
-        let first = SegmentId::containing(timeline, identity.first, size);
-        return Ok(tailed.first().copied().unwrap_or(first));
-    };
     let first = first_segment(store, lineage, identity, timeline).await?;
+    let Some(last) = sealed.filter(|last| last.number >= first) else {
+        // Tails before it end at a gap.
+        let tailed = tailed.iter().find(|id| id.number >= first).copied();
+        return Ok(tailed.unwrap_or(SegmentId { timeline, number: first }));
+    };
     let mut open = last.next();
     let lowest = last.number.saturating_sub(HOLES_LOOKED_FOR).max(first);
     for number in (lowest..last.number).rev() {

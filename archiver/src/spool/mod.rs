@@ -15,6 +15,8 @@ pub mod level;
 pub mod probe;
 
 mod error;
+#[cfg(test)]
+mod branch_tests;
 
 pub use error::SpoolError;
 pub use event::{OpenState, SpoolEvent};

@@ -72,7 +72,13 @@ fn lose(version: u32, loss: Loss) -> Result<()> {
     });
     let (from, to, reason) = gap.context("no gap in the ledger")?;
     ensure!(from.offset.0 >= before.0 && to.offset > from.offset, "{from:?} {to:?}");
+    // A restart finds the end behind the gap, and records no other.
+    protected.pitrd.kill9()?;
+    protected.pitrd.start()?;
+    protected.cluster.add_rows(10)?;
+    protected.await_everything()?;
     let log = archive.log()?;
+    ensure!(log.gaps().len() == 1, "{:?}", log.gaps());
     let found = log.assert_unbroken()?;
     log.assert_equals_files(&protected.cluster.wal_dir())?;
     let moment = protected.cluster.record("postgres")?;

@@ -211,7 +211,12 @@ fn a_promotion_below(
     standby.await_streaming()?;
     let archive = Archive::in_folder()?;
     let mut pitrd = Pitrd::builder(&hosts(&primary, &standby), archive.url())
-        .args(["--no-base", "--flush", "100ms"])
+        .args(
+            if arguments.contains(&"--flush") { &[][..] } else { &["--flush", "100ms"][..] }
+                .iter()
+                .copied(),
+        )
+        .args(["--no-base"])
         .args(arguments.iter().copied())
         .start()?;
     pitrd.wait_state("streaming", &Deadline::seconds(60))?;
@@ -265,6 +270,35 @@ fn a_promotion_far_below_what_is_archived_is_refused_until_it_is_accepted() -> R
     await_timeline(&mut accepted, 2)?;
     accepted.wait_caught_up(&standby)?;
     println!("accepted: {}", assert_timelines(&archive, &standby, 2)?);
+    Ok(())
+}
+
+/// Killed when the old timeline's last segment is sealed and nothing of the new one is stored yet: the
+/// sealed one holds more than the new primary ever had, and more than the tails.
+#[test]
+fn a_kill_between_two_timelines_loses_nothing() -> Result<()> {
+    for keep_spool in [true, false] {
+        // Tails of the new timeline do not come before the kill.
+        let (archive, mut pitrd, _old, standby) = a_promotion_below(0, &["--flush", "4s"])?;
+        pitrd.wait("the partial segment", &Deadline::seconds(120), |_| {
+            Ok(archive.keys("lineage/1/log/")?.iter().any(|key| key.ends_with(".partial.zst")))
+        })?;
+        pitrd.kill9()?;
+        let held = archive.log()?;
+        ensure!(held.timelines() == [Timeline(1)], "{:?}", held.timelines());
+        if !keep_spool {
+            std::fs::remove_dir_all(pitrd.spool()?)?;
+        }
+        let spool = pitrd.spool()?.display().to_string();
+        let mut again = Pitrd::builder(&standby.replication_url(), archive.url())
+            .args(["--no-base", "--flush", "100ms", "--take-over", "--spool", &spool])
+            .start()?;
+        await_timeline(&mut again, 2)?;
+        standby.add_rows(10)?;
+        again.wait_caught_up(&standby)?;
+        let found = assert_timelines(&archive, &standby, 2)?;
+        println!("spool kept: {keep_spool}: {found}");
+    }
     Ok(())
 }
 

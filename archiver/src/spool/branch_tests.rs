@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use super::probe::NoProbe;
 use super::{SpoolError, SpoolEvent, SpoolLevel, SpoolSetup, SpoolStart, Spooler, WalSegments};
 use crate::ring::{EpochChange, Item, RingSender, ring};
+use crate::source::postgres::indexer::WalIndexer;
 
 const START: u64 = 5 << 20;
 
@@ -26,7 +27,7 @@ fn spooler(dir: &std::path::Path) -> (RingSender, mpsc::UnboundedReceiver<SpoolE
         dir: dir.to_owned(),
         codec: Codec::Lz4,
         flush: Duration::from_millis(1),
-        segmenter: Arc::new(WalSegments(SegmentSize::try_from(1 << 20).expect("a size"))),
+        segmenter: Arc::new(WalSegments(setup_size())),
         level: Arc::new(SpoolLevel::new(ByteCount(1 << 30))),
         probe: Arc::new(NoProbe),
         lineage: 1,
@@ -34,7 +35,12 @@ fn spooler(dir: &std::path::Path) -> (RingSender, mpsc::UnboundedReceiver<SpoolE
     };
     let (epoch, next, previous) = (Epoch(1), Offset(START), Hash::NONE);
     let start = SpoolStart { epoch, next, previous, open: None, proved: None };
-    (sender, inbox, tokio::spawn(Spooler::new(setup, start, receiver, events).run()))
+    let indexer = Box::new(WalIndexer::new(setup_size()));
+    (sender, inbox, tokio::spawn(Spooler::new(setup, start, indexer, receiver, events).run()))
+}
+
+fn setup_size() -> SegmentSize {
+    SegmentSize::try_from(1 << 20).expect("a size")
 }
 
 fn data(start: u64, byte: u8, len: usize) -> Item {

@@ -24,11 +24,12 @@ fn main() -> Result<()> {
         .conf("checkpoint_timeout", "1h")
         .conf("synchronous_commit", "off")
         .start()?;
-    for kind in ["peer", "lz4", "zstd"] {
-        for round in 0..ROUNDS {
-            cluster.sql(&format!(
-                "SELECT pg_create_physical_replication_slot('{kind}{round}', true)"
-            ))?;
+    let folder = Folder::new("ingest")?;
+    // Both have followed before, and come back to what was written meanwhile.
+    for round in 0..ROUNDS {
+        cluster.sql(&format!("SELECT pg_create_physical_replication_slot('peer{round}', true)"))?;
+        for codec in ["lz4", "zstd"] {
+            pitrd(&cluster, &folder.sub(&format!("{codec}-{round}"))?, codec, round)?;
         }
     }
     let from = cluster.flush_position()?;
@@ -46,12 +47,11 @@ fn main() -> Result<()> {
     let bytes = to.since(from).0;
     println!("{:.0} MB of WAL, {ROUNDS} rounds", bytes as f64 / 1e6);
 
-    let folder = Folder::new("ingest")?;
     let (mut peer, mut lz4, mut zstd) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..ROUNDS {
         peer.push(receivewal(&cluster, &folder.sub(&format!("peer{round}"))?, round, to)?);
-        lz4.push(pitrd(&cluster, &folder.sub(&format!("lz4-{round}"))?, "lz4", round)?);
-        zstd.push(pitrd(&cluster, &folder.sub(&format!("zstd-{round}"))?, "zstd", round)?);
+        lz4.push(pitrd(&cluster, &folder.path().join(format!("lz4-{round}")), "lz4", round)?);
+        zstd.push(pitrd(&cluster, &folder.path().join(format!("zstd-{round}")), "zstd", round)?);
     }
     let (peer, lz4, zstd) = (median(peer)?, median(lz4)?, median(zstd)?);
     println!(

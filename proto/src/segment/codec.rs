@@ -9,6 +9,7 @@ use std::fmt;
 use std::io::{Read, Write};
 use std::str::FromStr;
 
+use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::SegmentError;
@@ -41,6 +42,8 @@ thread_local! {
     // A compression context is about a megabyte and slow to make: one a thread.
     static COMPRESSOR: RefCell<Option<(i32, zstd::bulk::Compressor<'static>)>> =
         const { RefCell::new(None) };
+    // For full frames: its buffers are megabytes, and its frame's size stands in its header.
+    static LZ4_ENCODER: RefCell<Option<FrameEncoder<Vec<u8>>>> = const { RefCell::new(None) };
 }
 
 impl Codec {
@@ -72,15 +75,32 @@ fn compress_zstd(level: i32, raw: &[u8]) -> Result<Vec<u8>, SegmentError> {
 }
 
 fn compress_lz4(raw: &[u8]) -> Result<Vec<u8>, SegmentError> {
-    use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
+    if raw.len() != FRAME_RAW {
+        return lz4_frame(&mut lz4_encoder(raw.len()), raw);
+    }
+    LZ4_ENCODER.with_borrow_mut(|slot| {
+        let mut encoder = slot.take().unwrap_or_else(|| lz4_encoder(FRAME_RAW));
+        let frame = lz4_frame(&mut encoder, raw)?;
+        // Behind an error it is not used again.
+        *slot = Some(encoder);
+        Ok(frame)
+    })
+}
+
+fn lz4_encoder(raw_len: usize) -> FrameEncoder<Vec<u8>> {
     let info = FrameInfo::new()
         .block_mode(BlockMode::Independent)
         .block_size(BlockSize::Max1MB)
         .content_checksum(true)
-        .content_size(Some(raw.len() as u64));
-    let mut encoder = FrameEncoder::with_frame_info(info, Vec::with_capacity(raw.len() / 4 + 64));
+        .content_size(Some(raw_len as u64));
+    FrameEncoder::with_frame_info(info, Vec::new())
+}
+
+fn lz4_frame(encoder: &mut FrameEncoder<Vec<u8>>, raw: &[u8]) -> Result<Vec<u8>, SegmentError> {
+    *encoder.get_mut() = Vec::with_capacity(raw.len() / 4 + 64);
     encoder.write_all(raw).map_err(SegmentError::Compress)?;
-    encoder.finish().map_err(|e| SegmentError::Compress(std::io::Error::other(e)))
+    encoder.try_finish().map_err(|e| SegmentError::Compress(std::io::Error::other(e)))?;
+    Ok(std::mem::take(encoder.get_mut()))
 }
 
 /// A zstd frame of raw blocks, so that "none" is still read by `zstd -d`.
@@ -193,7 +213,9 @@ mod tests {
     fn every_codec_gives_back_what_it_took() {
         let raw: Vec<u8> = (0..700_000_u32).flat_map(|n| (n / 7).to_le_bytes()).collect();
         for codec in [Codec::Zstd { level: 1 }, Codec::Lz4, Codec::None] {
-            for len in [0, 1, 4095, ZSTD_BLOCK_MAX, ZSTD_BLOCK_MAX + 1, raw.len()] {
+            let lens = [0, 1, 4095, ZSTD_BLOCK_MAX, ZSTD_BLOCK_MAX + 1, FRAME_RAW, raw.len()];
+            // Twice: an encoder serves again.
+            for len in lens.into_iter().chain(lens) {
                 let frame = codec.compress(&raw[..len]).expect("compresses");
                 assert_eq!(decompress(&frame).expect("decompresses"), &raw[..len], "{codec} {len}");
             }

@@ -14,7 +14,7 @@ use proto::timestamp::Timestamp;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 /// Bytes that may wait in the ring.
-pub const RING_BYTES_MAX: usize = 8 << 20;
+pub const RING_BYTES_MAX: usize = 4 << 20;
 
 /// What a source hands on, in the order of the log.
 #[derive(Debug)]

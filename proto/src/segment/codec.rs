@@ -4,10 +4,10 @@
 //! frame that carries its raw size and a checksum, so that a torn or flipped frame is found by
 //! decoding it, and that `zstd -d` reads a run of them.
 
-use std::cell::RefCell;
 use std::fmt;
 use std::io::{Read, Write};
 use std::str::FromStr;
+use std::sync::Mutex;
 
 use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -38,12 +38,18 @@ impl Default for Codec {
     }
 }
 
-thread_local! {
-    // A compression context is about a megabyte and slow to make: one a thread.
-    static COMPRESSOR: RefCell<Option<(i32, zstd::bulk::Compressor<'static>)>> =
-        const { RefCell::new(None) };
-    // For full frames: its buffers are megabytes, and its frame's size stands in its header.
-    static LZ4_ENCODER: RefCell<Option<FrameEncoder<Vec<u8>>>> = const { RefCell::new(None) };
+// Compressors are megabytes and slow to make: as many as work at once are kept, whichever thread
+// they work on.
+static ZSTD: Mutex<Vec<(i32, zstd::bulk::Compressor<'static>)>> = Mutex::new(Vec::new());
+/// For full frames: the frame's size stands in its header.
+static LZ4: Mutex<Vec<FrameEncoder<Vec<u8>>>> = Mutex::new(Vec::new());
+const KEPT_MAX: usize = 8;
+
+fn keep<T>(pool: &Mutex<Vec<T>>, compressor: T) {
+    let mut kept = pool.lock().expect("no holder panics");
+    if kept.len() < KEPT_MAX {
+        kept.push(compressor);
+    }
 }
 
 impl Codec {
@@ -62,29 +68,31 @@ impl Codec {
 }
 
 fn compress_zstd(level: i32, raw: &[u8]) -> Result<Vec<u8>, SegmentError> {
-    COMPRESSOR.with_borrow_mut(|slot| {
-        if slot.as_ref().is_none_or(|(made_for, _)| *made_for != level) {
+    let kept = ZSTD.lock().expect("no holder panics").pop();
+    let mut compressor = match kept {
+        Some((made_for, compressor)) if made_for == level => compressor,
+        _ => {
             let mut made = zstd::bulk::Compressor::new(level).map_err(SegmentError::Compress)?;
             made.include_checksum(true).map_err(SegmentError::Compress)?;
             made.include_contentsize(true).map_err(SegmentError::Compress)?;
-            *slot = Some((level, made));
+            made
         }
-        let (_, compressor) = slot.as_mut().expect("made above");
-        compressor.compress(raw).map_err(SegmentError::Compress)
-    })
+    };
+    let frame = compressor.compress(raw).map_err(SegmentError::Compress)?;
+    keep(&ZSTD, (level, compressor));
+    Ok(frame)
 }
 
 fn compress_lz4(raw: &[u8]) -> Result<Vec<u8>, SegmentError> {
     if raw.len() != FRAME_RAW {
         return lz4_frame(&mut lz4_encoder(raw.len()), raw);
     }
-    LZ4_ENCODER.with_borrow_mut(|slot| {
-        let mut encoder = slot.take().unwrap_or_else(|| lz4_encoder(FRAME_RAW));
-        let frame = lz4_frame(&mut encoder, raw)?;
-        // Behind an error it is not used again.
-        *slot = Some(encoder);
-        Ok(frame)
-    })
+    let kept = LZ4.lock().expect("no holder panics").pop();
+    let mut encoder = kept.unwrap_or_else(|| lz4_encoder(FRAME_RAW));
+    // Behind an error it is not used again.
+    let frame = lz4_frame(&mut encoder, raw)?;
+    keep(&LZ4, encoder);
+    Ok(frame)
 }
 
 fn lz4_encoder(raw_len: usize) -> FrameEncoder<Vec<u8>> {

@@ -1,4 +1,4 @@
-//! Pieces of a tar stream become parts: objects of up to 8 MiB, written while the next one fills.
+//! Pieces of a tar stream become parts: objects of up to 4 MiB, written while the next one fills.
 //!
 //! Enters: pieces, in order. Leaves: `<stream>.tar.zst.<number>` in the store, and what each one
 //! holds. Two frames are compressed at once, one part is on its way while the next one fills: memory
@@ -22,11 +22,11 @@ use super::error::BaseError;
 use super::split::Piece;
 
 /// Stored bytes of a part: not more than this.
-pub const PART_MAX: usize = 8 << 20;
+pub const PART_MAX: usize = 4 << 20;
 /// Raw bytes of a part, so that parts of zeros can be unpacked in parallel too.
 const PART_RAW_MAX: u64 = 64 << 20;
 const COMPRESSORS: usize = 2;
-/// Beside the part that fills. Another one would cost eight more of the 64 MiB that the whole
+/// Beside the part that fills. Another one would cost four more of the 64 MiB that the whole
 /// sidecar may take.
 const UPLOADS_MAX: usize = 1;
 

@@ -235,7 +235,8 @@ impl Pitrd {
             let kibibytes = line.with_context(|| format!("no {name} in {status}"))?;
             Ok(kibibytes.trim().trim_end_matches(" kB").parse::<u64>()? << 10)
         };
-        Ok(Memory { resident: field("VmRSS:")?, peak: field("VmHWM:")? })
+        let (resident, peak) = (field("VmRSS:")?, field("VmHWM:")?);
+        Ok(Memory { resident, peak, file: field("RssFile:")? })
     }
 
     /// A folder of its own for what a test puts beside it.
@@ -265,4 +266,6 @@ impl Drop for Pitrd {
 pub struct Memory {
     pub resident: u64,
     pub peak: u64,
+    /// Of what is resident: pages of the program's own file and its libraries.
+    pub file: u64,
 }

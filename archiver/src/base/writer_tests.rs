@@ -185,7 +185,8 @@ async fn what_is_stored_is_the_stream_whatever_answers_are_lost() {
     let complete = taken(&store, script(&streams[1], &streams[0]), LONG).await.expect("a base");
 
     assert_eq!(complete.id, "20000101T000000Z_00000001_0000000002000028");
-    assert_eq!(complete.archives[1].parts.len(), 3);
+    // Noise grows a little: three pieces of a mebibyte fit into a part, a fourth does not.
+    assert_eq!(complete.archives[1].parts.len(), 7);
     for (archive, stream) in complete.archives.iter().zip(&streams) {
         let mut whole = Vec::new();
         for part in &archive.parts {

@@ -25,6 +25,7 @@ const STILL_BESIDE_A_WRITER: Duration =
     Duration::from_secs(WATERMARK_EVERY.as_secs() * 2 + STILL.as_secs());
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 const OWN: &str = "writer";
+const OWN_NEXT: &str = "writer.next";
 
 /// By what right the archive is written.
 #[derive(Debug, Clone, Copy)]
@@ -117,24 +118,34 @@ pub(super) async fn slot_is_used(settings: &Settings) -> Result<Option<bool>, Pi
     Ok(slot.ok().map(|slot| slot.is_some_and(|slot| slot.active)))
 }
 
+/// The epoch that the spool remembers: the later one, when a kill left both names.
 fn own_writer(ground: &Ground, spool: &Path) -> Option<u64> {
-    let text = ground.disk.read(&spool.join(OWN)).ok()?;
-    String::from_utf8(text).ok()?.trim().parse().ok()
+    let read = |name: &str| {
+        let text = ground.disk.read(&spool.join(name)).ok()?;
+        String::from_utf8(text).ok()?.trim().parse().ok()
+    };
+    [OWN, OWN_NEXT].into_iter().filter_map(read).max()
 }
 
-/// Losing this file costs a wait of half a minute, nothing else.
+/// Losing this file costs a wait of half a minute, nothing else: so one of the two names stands at
+/// every moment.
 fn remember(ground: &Ground, spool: &Path, writer: u64) -> Result<(), PipelineError> {
-    let path = spool.join(OWN);
+    let (path, next) = (spool.join(OWN), spool.join(OWN_NEXT));
     let failed =
         |source| crate::spool::SpoolError::Io { action: "write", path: path.clone(), source };
     let write = || {
-        ground.disk.create_dirs(spool)?;
-        if ground.disk.len(&path).is_ok() {
-            ground.disk.remove(&path)?;
+        let disk = &ground.disk;
+        disk.create_dirs(spool)?;
+        if disk.len(&next).is_ok() {
+            disk.remove(&next)?;
         }
-        let mut file = ground.disk.create_new(&path)?;
+        let mut file = disk.create_new(&next)?;
         file.write_all(format!("{writer}\n").as_bytes())?;
-        file.sync()
+        file.sync()?;
+        if disk.len(&path).is_ok() {
+            disk.remove(&path)?;
+        }
+        disk.rename_exclusive(&next, &path)
     };
     write().map_err(failed).map_err(PipelineError::from)
 }

@@ -108,7 +108,12 @@ impl OpenFile {
     }
 
     /// Appends a frame; durable after the next [`Self::sync`].
+    ///
+    /// # Panics
+    /// When the frame does not fit into the segment.
     pub fn append(&mut self, frame: &Frame, raw: &[u8]) -> Result<(), SpoolError> {
+        let room = self.slot.end.since(self.slot.start).0 - self.segment.raw_len();
+        assert!(raw.len() as u64 <= room, "a segment never holds more than its size");
         self.file.write_all(&frame.bytes).map_err(io_error("write", &self.path))?;
         self.segment.push(frame.entry, raw);
         Ok(())

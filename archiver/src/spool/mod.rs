@@ -17,6 +17,8 @@ pub mod probe;
 mod error;
 #[cfg(test)]
 mod branch_tests;
+#[cfg(test)]
+mod recover_tests;
 
 pub use error::SpoolError;
 pub use event::{OpenState, SpoolEvent};

@@ -70,8 +70,21 @@ pub fn recover(setup: &RecoverSetup, end: &StoreEnd) -> Result<Recovered, SpoolE
             disk.remove(&sealed.path).map_err(io_error("remove", &sealed.path))?;
         }
     }
-    let held: &[u8] = if kept.is_empty() { &end.raw } else { &[] };
-    let open = open_file(setup, &at, held)?;
+    let mut held: &[u8] = if kept.is_empty() { &end.raw } else { &[] };
+    let mut open = open_file(setup, &at, held)?;
+    // Killed between its last frame and its sealed name: it is whole, and nothing goes behind it.
+    while let Some(full) = open.take_if(|open| open.is_full()) {
+        if full.is_checked() {
+            let sealed = full.seal(false, setup.codec)?;
+            at = Next::behind(&sealed, setup.segmenter.as_ref());
+            kept.push(sealed);
+            held = &[];
+        } else {
+            // Nothing tells whether it is what was written: the source sends it again.
+            full.abandon()?;
+        }
+        open = open_file(setup, &at, held)?;
+    }
     let bytes = kept.iter().map(|s| s.file_len).sum::<u64>()
         + open.as_ref().map_or(0, |open| open.segment.file_len());
     let next = open

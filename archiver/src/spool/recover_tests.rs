@@ -1,0 +1,92 @@
+//! What a killed run left, at its worst moments.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use proto::disk::SystemDisk;
+use proto::position::{Epoch, Offset, Position};
+use proto::postgres::lsn::SegmentSize;
+use proto::segment::{Codec, Engine, Frame, Hash, SegmentHead};
+
+use super::recover::{RecoverSetup, Recovered, StoreEnd, recover};
+use super::{OpenFile, Segmenter, Slot, WalSegments};
+
+const SIZE: u64 = 1 << 20;
+const START: Offset = Offset(5 * SIZE);
+
+fn segments() -> WalSegments {
+    WalSegments(SegmentSize::try_from(SIZE).expect("a size"))
+}
+
+fn slot() -> Slot {
+    segments().slot(Position::new(Epoch(1), START))
+}
+
+/// An open file of segment 5 that holds `len` bytes in frames of 256 KiB.
+fn left_open(dir: &Path, codec: Codec, len: usize) -> OpenFile {
+    let slot = slot();
+    let head = SegmentHead {
+        engine: Engine::Postgresql,
+        lineage: 1,
+        epoch: Epoch(1),
+        number: slot.number,
+        writer: 1,
+        start: START,
+        previous: Hash::NONE,
+    };
+    let mut open = OpenFile::create(Arc::new(SystemDisk), dir, slot, head).expect("a file");
+    for piece in vec![7_u8; len].chunks(256 << 10) {
+        open.append(&Frame::of(codec, piece).expect("a frame"), piece).expect("appended");
+    }
+    open.sync().expect("synced");
+    open
+}
+
+fn recovered(dir: &Path, held: Vec<u8>) -> Recovered {
+    let setup = RecoverSetup {
+        disk: Arc::new(SystemDisk),
+        dir: dir.to_owned(),
+        codec: Codec::Lz4,
+        segmenter: Arc::new(segments()),
+        lineage: 1,
+        writer: 2,
+    };
+    let end = StoreEnd { epoch: Epoch(1), slot: slot(), previous: Hash::NONE, raw: held };
+    recover(&setup, &end).expect("recovered")
+}
+
+#[test]
+fn a_segment_that_was_whole_but_not_sealed_is_sealed_and_nothing_goes_behind_it() {
+    let dir = tempfile::tempdir().expect("a folder");
+    drop(left_open(dir.path(), Codec::Lz4, 1 << 20));
+    let found = recovered(dir.path(), vec![7; 1000]);
+    assert_eq!(found.sealed.len(), 1);
+    assert_eq!(found.sealed[0].footer.raw_len, SIZE);
+    assert_eq!(found.start.next, Offset(START.0 + SIZE));
+    assert_eq!(found.start.previous, found.sealed[0].footer.hash);
+    assert!(found.start.open.is_none());
+}
+
+#[test]
+fn a_whole_segment_that_nothing_proves_comes_again_from_the_source() {
+    let dir = tempfile::tempdir().expect("a folder");
+    drop(left_open(dir.path(), Codec::None, 1 << 20));
+    let found = recovered(dir.path(), vec![7; 1000]);
+    assert!(found.sealed.is_empty());
+    assert_eq!(found.start.next, Offset(START.0 + 1000));
+}
+
+#[test]
+fn a_sealed_file_with_a_flipped_bit_is_not_kept() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let sealed = left_open(dir.path(), Codec::None, 1 << 20).seal(false, Codec::None);
+    let path = sealed.expect("sealed").path;
+    assert_eq!(recovered(dir.path(), Vec::new()).sealed.len(), 1);
+    let disk = proto::disk::SystemDisk;
+    use proto::disk::Disk;
+    let mut bytes = disk.read(&path).expect("read");
+    bytes[1000] ^= 1;
+    disk.remove(&path).expect("removed");
+    disk.create_new(&path).and_then(|mut file| file.write_all(&bytes)).expect("written");
+    assert!(recovered(dir.path(), Vec::new()).sealed.is_empty());
+}

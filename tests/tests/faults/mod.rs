@@ -23,7 +23,12 @@ fn spooled(folder: &Path) -> Result<Lsn> {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let Some((segment, _)) = name.split_once('.') else { continue };
-        let bytes = std::fs::read(&path)?;
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            // A running sidecar seals it under another name: the next look finds that one.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error.into()),
+        };
         let (mut at, mut raw) = (0, 0);
         while let Ok(Some(span)) = first_frame(&bytes[at..]) {
             if span.kind != FrameKind::Skippable {

@@ -8,6 +8,7 @@ pub mod segmenter;
 pub mod file;
 pub mod event;
 pub mod spooler;
+mod append;
 mod compare;
 pub mod recover;
 pub mod read;

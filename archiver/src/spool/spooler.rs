@@ -1,5 +1,5 @@
-//! The task between ring and ship: cuts the log into frames, compresses them side by side,
-//! appends them in order, fsyncs in groups and seals what is full.
+//! The task between ring and ship: takes the log in, cuts it into frames and compresses them side
+//! by side. [`super::append`] appends them in order, fsyncs in groups and seals what is full.
 //!
 //! Enters: [`Item`]s. Leaves: [`SpoolEvent`]s, each after its bytes are on disk. Between two
 //! flushes at most [`FRAME_RAW`] bytes wait uncut and [`COMPRESS_AHEAD`] frames are in work.
@@ -14,25 +14,24 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
 use proto::disk::Disk;
 use proto::position::{Epoch, Offset, Position};
-use proto::segment::{Codec, FRAME_RAW, Frame, Hash, SegmentError, SegmentHead, Watermark};
+use proto::segment::{Codec, FRAME_RAW, Frame, Hash, Watermark};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::SpoolError;
+use super::append::{Compressed, Cut, Seal};
 use super::compare::Compare;
-use super::event::{OpenState, SpoolEvent};
-use super::file::{OpenFile, SealedFile};
+use super::event::SpoolEvent;
+use super::file::OpenFile;
 use super::level::SpoolLevel;
 use super::probe::FrameProbe;
-use super::segmenter::{Segmenter, Slot};
+use super::segmenter::Segmenter;
 use crate::ring::{Item, RingReceiver};
 use crate::seal::SegmentIndexer;
 
 /// Frames that may be in compression at once: as many as there are cores to use.
-const COMPRESS_AHEAD: usize = 4;
-/// Segments that may be in sealing at once.
-const SEALING_MAX: usize = 3;
+pub(super) const COMPRESS_AHEAD: usize = 4;
 /// How long the first new byte waits for company when nothing was flushed lately.
 const COALESCE: Duration = Duration::from_millis(5);
 
@@ -64,42 +63,29 @@ pub struct SpoolStart {
     pub proved: Option<(u64, Hash)>,
 }
 
-type Compressed = (Bytes, Result<Frame, SegmentError>);
-
-/// A sealed file, and how large it was while open.
-type Seal = (SealedFile, u64);
-
-/// A frame in work: where its raw bytes begin, and what follows once it is on disk.
-#[derive(Debug, Clone, Copy)]
-struct Cut {
-    start: Offset,
-    flush: bool,
-    urgent: bool,
-}
-
 #[derive(Debug)]
 pub struct Spooler {
     pub(super) setup: SpoolSetup,
     ring: RingReceiver,
-    events: mpsc::UnboundedSender<SpoolEvent>,
+    pub(super) events: mpsc::UnboundedSender<SpoolEvent>,
     pub(super) epoch: Epoch,
     pub(super) next: Offset,
     pub(super) previous: Hash,
     pub(super) open: Option<OpenFile>,
-    pending: BytesMut,
-    working: FuturesOrdered<JoinHandle<Compressed>>,
-    cuts: std::collections::VecDeque<Cut>,
-    sealing: FuturesOrdered<JoinHandle<Result<Seal, SpoolError>>>,
+    pub(super) pending: BytesMut,
+    pub(super) working: FuturesOrdered<JoinHandle<Compressed>>,
+    pub(super) cuts: std::collections::VecDeque<Cut>,
+    pub(super) sealing: FuturesOrdered<JoinHandle<Result<Seal, SpoolError>>>,
     pub(super) compare: Option<Compare>,
     /// Until what was left by an earlier run has been compared with the source.
     pub(super) proved: Option<(u64, Hash)>,
-    flush_at: Option<Instant>,
+    pub(super) flush_at: Option<Instant>,
     last_flush: Option<Instant>,
-    mark: Option<Watermark>,
+    pub(super) mark: Option<Watermark>,
     /// `None` only while a frame is being appended.
-    indexer: Option<Box<dyn SegmentIndexer>>,
+    pub(super) indexer: Option<Box<dyn SegmentIndexer>>,
     /// Buffers of frames that are on disk.
-    spare: Vec<BytesMut>,
+    pub(super) spare: Vec<BytesMut>,
 }
 
 impl Spooler {
@@ -285,165 +271,6 @@ impl Spooler {
             self.open = Some(open);
         }
         Ok(())
-    }
-
-    pub(super) async fn drain(&mut self) -> Result<(), SpoolError> {
-        while !self.working.is_empty() {
-            self.append_next().await?;
-        }
-        self.drain_sealing(0).await
-    }
-
-    /// Waits until at most `rest` segments are being sealed.
-    pub(super) async fn drain_sealing(&mut self, rest: usize) -> Result<(), SpoolError> {
-        while self.sealing.len() > rest {
-            let done = self.sealing.next().await.ok_or(SpoolError::Worker)?;
-            self.sealed(done)?;
-        }
-        Ok(())
-    }
-
-    /// A frame's buffer serves again: fresh megabytes would cost a page fault every 4 KiB.
-    fn keep_buffer(&mut self, raw: Bytes) {
-        if let Ok(mut buffer) = raw.try_into_mut()
-            && buffer.capacity() >= FRAME_RAW
-            && self.spare.len() <= COMPRESS_AHEAD
-        {
-            buffer.clear();
-            self.spare.push(buffer);
-        }
-    }
-
-    async fn append_next(&mut self) -> Result<(), SpoolError> {
-        match self.working.next().await {
-            Some(done) => self.append(done.map_err(|_| SpoolError::Worker)?).await,
-            None => Ok(()),
-        }
-    }
-
-    async fn append(&mut self, (raw, frame): Compressed) -> Result<(), SpoolError> {
-        let cut = self.cuts.pop_front().expect("a cut for each frame in work");
-        let path = self.setup.dir.clone();
-        let frame = frame.map_err(|source| SpoolError::Segment { path, source })?;
-        let mut open = match self.open.take() {
-            Some(open) => open,
-            None => self.create(cut.start).await?,
-        };
-        self.setup.level.add(frame.bytes.len() as u64);
-        let (sync, level) = (cut.flush, self.setup.level.clone());
-        let mut indexer = self.indexer.take().ok_or(SpoolError::Worker)?;
-        let (open, indexer, raw) = blocking(move || {
-            level.look();
-            indexer.feed(&open.slot, open.segment.raw_len(), &raw);
-            open.append(&frame, &raw)?;
-            if sync {
-                open.sync()?;
-            }
-            Ok((open, indexer, raw))
-        })
-        .await?;
-        self.indexer = Some(indexer);
-        self.keep_buffer(raw);
-        if open.is_full() {
-            return self.seal(open, false).await;
-        }
-        if cut.flush {
-            self.drain_sealing(0).await?;
-            self.announce(&open, cut.urgent);
-        }
-        self.open = Some(open);
-        Ok(())
-    }
-
-    async fn create(&self, start: Offset) -> Result<OpenFile, SpoolError> {
-        let slot = self.setup.segmenter.slot(Position::new(self.epoch, start));
-        assert_eq!(slot.start, start, "a segment begins at its start");
-        let head = self.head(&slot);
-        let (disk, dir) = (self.setup.disk.clone(), self.setup.dir.clone());
-        blocking(move || OpenFile::create(disk, &dir, slot, head)).await
-    }
-
-    fn head(&self, slot: &Slot) -> SegmentHead {
-        SegmentHead {
-            engine: self.setup.segmenter.engine(),
-            lineage: self.setup.lineage,
-            epoch: slot.name.epoch,
-            number: slot.number,
-            writer: self.setup.writer,
-            start: slot.start,
-            previous: self.previous,
-        }
-    }
-
-    /// Seals a segment beside the frames that follow it.
-    pub(super) async fn seal(&mut self, open: OpenFile, partial: bool) -> Result<(), SpoolError> {
-        self.drain_sealing(SEALING_MAX - 1).await?;
-        if !partial {
-            self.previous = open.segment.hash();
-        }
-        let codec = self.setup.codec;
-        let indexer = self.indexer.as_mut();
-        let index = indexer.and_then(|indexer| indexer.finish(&open.slot, open.segment.raw_len()));
-        self.sealing.push_back(tokio::task::spawn_blocking(move || {
-            let before = open.segment.file_len();
-            open.seal(partial, codec).map(|sealed| (SealedFile { index, ..sealed }, before))
-        }));
-        Ok(())
-    }
-
-    fn sealed(
-        &self,
-        done: Result<Result<Seal, SpoolError>, tokio::task::JoinError>,
-    ) -> Result<(), SpoolError> {
-        let (sealed, before) = done.map_err(|_| SpoolError::Worker)??;
-        self.setup.level.add(sealed.file_len);
-        self.setup.level.remove(before);
-        self.send(SpoolEvent::Sealed(sealed));
-        Ok(())
-    }
-
-    fn announce(&self, open: &OpenFile, urgent: bool) {
-        let end = Offset(open.slot.start.0 + open.segment.raw_len());
-        self.send(SpoolEvent::Flushed(OpenState {
-            slot: open.slot.clone(),
-            head: open.segment.head,
-            path: open.path().to_owned(),
-            raw_len: open.segment.raw_len(),
-            file_len: open.segment.file_len(),
-            hash: open.segment.hash(),
-            mark: self.mark.filter(|mark| mark.offset <= end),
-            urgent,
-        }));
-    }
-
-    /// Whether everything handed on so far is on disk and announced.
-    fn is_flushed(&self) -> bool {
-        self.pending.is_empty()
-            && self.working.is_empty()
-            && self.sealing.is_empty()
-            && self.flush_at.is_none()
-            && self.compare.is_none()
-    }
-
-    /// The open segment, or the one that comes next while it is empty.
-    fn state(&self) -> OpenState {
-        let slot = self.setup.segmenter.slot(Position::new(self.epoch, self.next));
-        let open = self.open.as_ref();
-        OpenState {
-            head: open.map_or_else(|| self.head(&slot), |open| open.segment.head),
-            path: open.map_or_else(PathBuf::new, |open| open.path().to_owned()),
-            raw_len: open.map_or(0, |open| open.segment.raw_len()),
-            file_len: open.map_or(0, |open| open.segment.file_len()),
-            hash: open.map_or_else(|| Hash::of(b""), |open| open.segment.hash()),
-            slot,
-            mark: self.mark,
-            urgent: false,
-        }
-    }
-
-    fn send(&self, event: SpoolEvent) {
-        // Nobody listens any more only when the whole pipeline is being taken down.
-        let _ = self.events.send(event);
     }
 }
 

@@ -1,0 +1,196 @@
+//! The second half of the spooler: frames that are compressed go into the open file, in order, and
+//! a segment that is full is sealed beside the frames that follow it.
+//!
+//! Enters: compressed frames, in the order in which they were cut. Leaves: [`SpoolEvent`]s, each
+//! after an fsync. After a crash at any line the file holds whole frames; the rest comes again.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use proto::position::{Offset, Position};
+use proto::segment::{FRAME_RAW, Frame, Hash, SegmentError, SegmentHead};
+
+use super::SpoolError;
+use super::event::{OpenState, SpoolEvent};
+use super::file::{OpenFile, SealedFile};
+use super::segmenter::Slot;
+use super::spooler::{COMPRESS_AHEAD, Spooler, blocking};
+
+/// Segments that may be in sealing at once.
+const SEALING_MAX: usize = 3;
+
+/// A frame's raw bytes, and the frame.
+pub(super) type Compressed = (Bytes, Result<Frame, SegmentError>);
+
+/// A sealed file, and how large it was while open.
+pub(super) type Seal = (SealedFile, u64);
+
+/// A frame in work: where its raw bytes begin, and what follows once it is on disk.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Cut {
+    pub start: Offset,
+    pub flush: bool,
+    pub urgent: bool,
+}
+
+impl Spooler {
+    pub(super) async fn drain(&mut self) -> Result<(), SpoolError> {
+        while !self.working.is_empty() {
+            self.append_next().await?;
+        }
+        self.drain_sealing(0).await
+    }
+
+    /// Waits until at most `rest` segments are being sealed.
+    pub(super) async fn drain_sealing(&mut self, rest: usize) -> Result<(), SpoolError> {
+        while self.sealing.len() > rest {
+            let done = self.sealing.next().await.ok_or(SpoolError::Worker)?;
+            self.sealed(done)?;
+        }
+        Ok(())
+    }
+
+    /// A frame's buffer serves again: fresh megabytes would cost a page fault every 4 KiB.
+    fn keep_buffer(&mut self, raw: Bytes) {
+        if let Ok(mut buffer) = raw.try_into_mut()
+            && buffer.capacity() >= FRAME_RAW
+            && self.spare.len() <= COMPRESS_AHEAD
+        {
+            buffer.clear();
+            self.spare.push(buffer);
+        }
+    }
+
+    pub(super) async fn append_next(&mut self) -> Result<(), SpoolError> {
+        match self.working.next().await {
+            Some(done) => self.append(done.map_err(|_| SpoolError::Worker)?).await,
+            None => Ok(()),
+        }
+    }
+
+    pub(super) async fn append(&mut self, (raw, frame): Compressed) -> Result<(), SpoolError> {
+        let cut = self.cuts.pop_front().expect("a cut for each frame in work");
+        let path = self.setup.dir.clone();
+        let frame = frame.map_err(|source| SpoolError::Segment { path, source })?;
+        let mut open = match self.open.take() {
+            Some(open) => open,
+            None => self.create(cut.start).await?,
+        };
+        self.setup.level.add(frame.bytes.len() as u64);
+        let (sync, level) = (cut.flush, self.setup.level.clone());
+        let mut indexer = self.indexer.take().ok_or(SpoolError::Worker)?;
+        let (open, indexer, raw) = blocking(move || {
+            level.look();
+            indexer.feed(&open.slot, open.segment.raw_len(), &raw);
+            open.append(&frame, &raw)?;
+            if sync {
+                open.sync()?;
+            }
+            Ok((open, indexer, raw))
+        })
+        .await?;
+        self.indexer = Some(indexer);
+        self.keep_buffer(raw);
+        if open.is_full() {
+            return self.seal(open, false).await;
+        }
+        if cut.flush {
+            self.drain_sealing(0).await?;
+            self.announce(&open, cut.urgent);
+        }
+        self.open = Some(open);
+        Ok(())
+    }
+
+    async fn create(&self, start: Offset) -> Result<OpenFile, SpoolError> {
+        let slot = self.setup.segmenter.slot(Position::new(self.epoch, start));
+        assert_eq!(slot.start, start, "a segment begins at its start");
+        let head = self.head(&slot);
+        let (disk, dir) = (self.setup.disk.clone(), self.setup.dir.clone());
+        blocking(move || OpenFile::create(disk, &dir, slot, head)).await
+    }
+
+    fn head(&self, slot: &Slot) -> SegmentHead {
+        SegmentHead {
+            engine: self.setup.segmenter.engine(),
+            lineage: self.setup.lineage,
+            epoch: slot.name.epoch,
+            number: slot.number,
+            writer: self.setup.writer,
+            start: slot.start,
+            previous: self.previous,
+        }
+    }
+
+    /// Seals a segment beside the frames that follow it.
+    pub(super) async fn seal(&mut self, open: OpenFile, partial: bool) -> Result<(), SpoolError> {
+        self.drain_sealing(SEALING_MAX - 1).await?;
+        if !partial {
+            self.previous = open.segment.hash();
+        }
+        let codec = self.setup.codec;
+        let indexer = self.indexer.as_mut();
+        let index = indexer.and_then(|indexer| indexer.finish(&open.slot, open.segment.raw_len()));
+        self.sealing.push_back(tokio::task::spawn_blocking(move || {
+            let before = open.segment.file_len();
+            open.seal(partial, codec).map(|sealed| (SealedFile { index, ..sealed }, before))
+        }));
+        Ok(())
+    }
+
+    pub(super) fn sealed(
+        &self,
+        done: Result<Result<Seal, SpoolError>, tokio::task::JoinError>,
+    ) -> Result<(), SpoolError> {
+        let (sealed, before) = done.map_err(|_| SpoolError::Worker)??;
+        self.setup.level.add(sealed.file_len);
+        self.setup.level.remove(before);
+        self.send(SpoolEvent::Sealed(sealed));
+        Ok(())
+    }
+
+    pub(super) fn announce(&self, open: &OpenFile, urgent: bool) {
+        let end = Offset(open.slot.start.0 + open.segment.raw_len());
+        self.send(SpoolEvent::Flushed(OpenState {
+            slot: open.slot.clone(),
+            head: open.segment.head,
+            path: open.path().to_owned(),
+            raw_len: open.segment.raw_len(),
+            file_len: open.segment.file_len(),
+            hash: open.segment.hash(),
+            mark: self.mark.filter(|mark| mark.offset <= end),
+            urgent,
+        }));
+    }
+
+    /// Whether everything handed on so far is on disk and announced.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.pending.is_empty()
+            && self.working.is_empty()
+            && self.sealing.is_empty()
+            && self.flush_at.is_none()
+            && self.compare.is_none()
+    }
+
+    /// The open segment, or the one that comes next while it is empty.
+    pub(super) fn state(&self) -> OpenState {
+        let slot = self.setup.segmenter.slot(Position::new(self.epoch, self.next));
+        let open = self.open.as_ref();
+        OpenState {
+            head: open.map_or_else(|| self.head(&slot), |open| open.segment.head),
+            path: open.map_or_else(PathBuf::new, |open| open.path().to_owned()),
+            raw_len: open.map_or(0, |open| open.segment.raw_len()),
+            file_len: open.map_or(0, |open| open.segment.file_len()),
+            hash: open.map_or_else(|| Hash::of(b""), |open| open.segment.hash()),
+            slot,
+            mark: self.mark,
+            urgent: false,
+        }
+    }
+
+    pub(super) fn send(&self, event: SpoolEvent) {
+        // Nobody listens any more only when the whole pipeline is being taken down.
+        let _ = self.events.send(event);
+    }
+}

@@ -129,6 +129,7 @@ async fn create_in_store(
         cluster: server.identity.system_id.to_string(),
         created: ground.clock.wall(),
         postgres: Some(postgres.clone()),
+        mongodb: None,
     };
     let readme = bytes::Bytes::from_static(readme::text().as_bytes());
     store.put(&layout::readme(), &Body::Bytes(readme)).await?;

@@ -158,7 +158,7 @@ pub async fn start(
         writer,
         codec: settings.codec,
     };
-    let chain = resume::fence(&tools, &end).await?;
+    let chain = resume::fence(&tools, opened.identity.engine, &end).await?;
     let setup = RecoverSetup {
         disk: ground.disk.clone(),
         dir: settings.spool.clone(),
@@ -184,7 +184,7 @@ pub async fn start(
     let (events, inbox) = mpsc::unbounded_channel();
     let (index, index_task) =
         IndexQueue::start(Box::new(WalIndexer::new(size)), tools.clone(), ground.level.clone());
-    let start = ShipStart { stored: end.durable, chain: Some(chain), sealed: recovered.sealed };
+    let start = ShipStart { stored: end.durable, chain, sealed: recovered.sealed };
     let (shipper, durable) =
         Shipper::new(tools, settings.ack, ground.level.clone(), index, inbox, start);
     state.watch(durable.clone());

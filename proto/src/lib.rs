@@ -9,4 +9,5 @@ pub mod store;
 pub mod segment;
 pub mod archive;
 pub mod postgres;
+pub mod mongodb;
 pub mod cli;

@@ -1,6 +1,7 @@
 //! Where something stands in a database's log: an epoch and an offset inside it.
 //!
-//! PostgreSQL: timeline + LSN. MongoDB: one epoch, the offset is the oplog timestamp (`T << 32 | I`).
+//! PostgreSQL: timeline + LSN. MongoDB: one epoch, and the bytes of oplog that were archived before;
+//! the entries say where they stand in the replica set's own terms ([`crate::mongodb::OpTime`]).
 //! Positions compare only inside one lineage (one unbroken life of a cluster).
 
 use std::fmt;
@@ -12,7 +13,8 @@ use serde::{Deserialize, Serialize};
 #[serde(transparent)]
 pub struct Epoch(pub u32);
 
-/// A byte offset (PostgreSQL: LSN) or logical offset (MongoDB: timestamp) inside an epoch's log.
+/// A byte offset inside an epoch's log (PostgreSQL: LSN; MongoDB: counted from a lineage's first
+/// archived entry).
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Offset(pub u64);

@@ -23,6 +23,9 @@ pub enum Item {
     Data { start: Offset, bytes: Bytes, clock: Option<Timestamp> },
     /// Everything up to the watermark's offset was handed on before this.
     Mark(Watermark),
+    /// The next data begins segment `number`: the one before it ends there. For engines whose
+    /// segments have no size of their own; one that is begun already is not begun again.
+    Begin { number: u64 },
     /// A new connection begins to send at `from`: bytes that are held already must be the same.
     Resume { from: Offset },
     /// Make durable what is there, now (a clean shutdown of the server waits for it).

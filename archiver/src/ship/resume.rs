@@ -12,13 +12,13 @@ use proto::clock::Clock;
 use proto::position::{Offset, Position};
 use proto::postgres::history::History;
 use proto::postgres::lsn::{Lsn, SegmentId, SegmentSize, Timeline};
-use proto::segment::{FOOTER_READ, Footer, Hash, SegmentHead, TailKind, read_sealed};
+use proto::segment::{Engine, FOOTER_READ, Footer, Hash, SegmentHead, TailKind, read_sealed};
 use proto::store::{Range, Store};
 
 use super::tails::{ShipTools, TailChain};
 use super::{ShipError, tails::Grown};
+use crate::spool::WalSegments;
 use crate::spool::recover::StoreEnd;
-use crate::spool::{Segmenter, WalSegments};
 
 /// Uploads go side by side, so the last few sealed segments may have holes between them.
 const HOLES_LOOKED_FOR: u64 = 64;
@@ -64,7 +64,8 @@ pub async fn find_end(
     let reached = Offset(slot.start.0 + raw.len() as u64);
     let begun = !raw.is_empty() || slot.start > Offset::from(size.floor(identity.first));
     let durable = begun.then(|| Position::new(slot.name.epoch, reached));
-    let store = StoreEnd { epoch: slot.name.epoch, slot, previous, raw };
+    let (epoch, start) = (slot.name.epoch, slot.start);
+    let store = StoreEnd { epoch, start, slot: Some(slot), previous, raw };
     Ok(End { store, chain, durable })
 }
 
@@ -199,23 +200,28 @@ pub async fn take_writer(
     ledger::append(store, lineage, clock.wall(), Event::Writer { host, program }).await
 }
 
-/// Puts an empty tail at the end of the chain: an older writer loses its next put.
+/// Puts an empty tail at the end of the chain: an older writer loses its next put. Where the segment
+/// that comes next is not known there is no chain yet: then its first tail is what stops the other.
 ///
 /// # Errors
 /// [`ShipError::Fenced`] when a newer writer was faster.
-pub async fn fence(tools: &ShipTools, end: &End) -> Result<TailChain, ShipError> {
-    let engine = WalSegments(proto::postgres::lsn::SegmentSize::DEFAULT).engine();
+pub async fn fence(
+    tools: &ShipTools,
+    engine: Engine,
+    end: &End,
+) -> Result<Option<TailChain>, ShipError> {
+    let Some(slot) = &end.store.slot else { return Ok(None) };
     let head = SegmentHead {
         engine,
         lineage: tools.lineage.0,
         epoch: end.store.epoch,
-        number: end.store.slot.number,
+        number: slot.number,
         writer: tools.writer,
-        start: end.store.slot.start,
+        start: slot.start,
         previous: end.store.previous,
     };
-    let name = end.store.slot.name.name.clone();
+    let name = slot.name.name.clone();
     let mut chain = TailChain::continuing(head, name, &end.chain);
     while chain.put_empty(tools, TailKind::Fence, None).await? == Grown::Adopted {}
-    Ok(chain)
+    Ok(Some(chain))
 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use proto::position::{Offset, Position};
+use proto::position::Offset;
 use proto::segment::{FRAME_RAW, Frame, Hash, SegmentError, SegmentHead};
 
 use super::SpoolError;
@@ -26,10 +26,12 @@ pub(super) type Compressed = (Bytes, Result<Frame, SegmentError>);
 /// A sealed file, and how large it was while open.
 pub(super) type Seal = (SealedFile, u64);
 
-/// A frame in work: where its raw bytes begin, and what follows once it is on disk.
-#[derive(Debug, Clone, Copy)]
+/// A frame in work: the segment it belongs to, and what follows once it is on disk.
+#[derive(Debug, Clone)]
 pub(super) struct Cut {
-    pub start: Offset,
+    pub slot: Slot,
+    /// The segment ends with it, whatever its size.
+    pub ends: bool,
     pub flush: bool,
     pub urgent: bool,
 }
@@ -75,7 +77,7 @@ impl Spooler {
         let frame = frame.map_err(|source| SpoolError::Segment { path, source })?;
         let mut open = match self.open.take() {
             Some(open) => open,
-            None => self.create(cut.start).await?,
+            None => self.create(cut.slot).await?,
         };
         self.setup.level.add(frame.bytes.len() as u64);
         let (sync, level) = (cut.flush, self.setup.level.clone());
@@ -92,7 +94,7 @@ impl Spooler {
         .await?;
         self.indexer = Some(indexer);
         self.keep_buffer(raw);
-        if open.is_full() {
+        if open.is_full() || cut.ends {
             return self.seal(open, false).await;
         }
         if cut.flush {
@@ -103,9 +105,7 @@ impl Spooler {
         Ok(())
     }
 
-    async fn create(&self, start: Offset) -> Result<OpenFile, SpoolError> {
-        let slot = self.setup.segmenter.slot(Position::new(self.epoch, start));
-        assert_eq!(slot.start, start, "a segment begins at its start");
+    async fn create(&self, slot: Slot) -> Result<OpenFile, SpoolError> {
         let head = self.head(&slot);
         let (disk, dir) = (self.setup.disk.clone(), self.setup.dir.clone());
         blocking(move || OpenFile::create(disk, &dir, slot, head)).await
@@ -173,11 +173,11 @@ impl Spooler {
             && self.compare.is_none()
     }
 
-    /// The open segment, or the one that comes next while it is empty.
-    pub(super) fn state(&self) -> OpenState {
-        let slot = self.setup.segmenter.slot(Position::new(self.epoch, self.next));
+    /// The open segment, or the one that comes next while it is empty, if it is known.
+    pub(super) fn state(&self) -> Option<OpenState> {
+        let slot = self.slot_at(self.next)?;
         let open = self.open.as_ref();
-        OpenState {
+        Some(OpenState {
             head: open.map_or_else(|| self.head(&slot), |open| open.segment.head),
             path: open.map_or_else(PathBuf::new, |open| open.path().to_owned()),
             raw_len: open.map_or(0, |open| open.segment.raw_len()),
@@ -186,7 +186,7 @@ impl Spooler {
             slot,
             mark: self.mark,
             urgent: false,
-        }
+        })
     }
 
     pub(super) fn send(&self, event: SpoolEvent) {

@@ -4,7 +4,7 @@
 //! clone or a rewound server is sending. Compared by hash: nothing is read back but at a branch.
 
 use bytes::Bytes;
-use proto::position::{Offset, Position};
+use proto::position::{ByteCount, Offset, Position};
 use proto::segment::{Hash, RunningHash};
 
 use super::spooler::{Spooler, blocking};
@@ -66,8 +66,41 @@ impl Spooler {
                 });
                 Ok(())
             }
-            _ => Err(SpoolError::Discontinuous { expected: self.next, found: from }),
+            _ => self.resume_within(from).await,
         }
+    }
+
+    /// A source whose segments have no size of their own begins with the last entry that is held,
+    /// wherever that begins.
+    async fn resume_within(&mut self, from: Offset) -> Result<(), SpoolError> {
+        let until = self.next;
+        let again = until.since(from).0;
+        let held = match &self.open {
+            Some(open) if open.slot.end.is_none() && from > open.slot.start => {
+                let (disk, range) = (self.setup.disk.clone(), open.frames_from(0));
+                Bytes::from(blocking(move || read::raw(&*disk, &range)).await?)
+            }
+            None => self.last.clone(),
+            Some(_) => Bytes::new(),
+        };
+        let behind = usize::try_from(again).ok().and_then(|again| held.len().checked_sub(again));
+        let Some(behind) = behind.filter(|_| from < until) else {
+            return Err(SpoolError::Discontinuous { expected: until, found: from });
+        };
+        let start = Offset(from.0 - behind as u64);
+        let proved = self.proved.map(|(len, _)| (start.plus(ByteCount(len)), len));
+        let proved = proved.filter(|(offset, _)| *offset > from).map(|(offset, len)| {
+            let len = usize::try_from(len).expect("a part of what was read");
+            (offset, Hash::of(&held[behind..len]))
+        });
+        self.compare = Some(Compare {
+            hash: RunningHash::default(),
+            until,
+            expected: Hash::of(&held[behind..]),
+            keep: false,
+            proved,
+        });
+        Ok(())
     }
 
     /// Takes the bytes that were held before off the front of `bytes` and returns where the rest
@@ -110,7 +143,11 @@ impl Spooler {
 
     pub(super) async fn seal_partial(&mut self) -> Result<(), SpoolError> {
         match self.open.take() {
-            Some(open) if open.segment.raw_len() > 0 => self.seal(open, true).await,
+            // A segment that has no size of its own is whole wherever it ends.
+            Some(open) if open.segment.raw_len() > 0 => {
+                let partial = open.slot.end.is_some();
+                self.seal(open, partial).await
+            }
             _ => Ok(()),
         }
     }

@@ -7,10 +7,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use proto::archive::layout;
 use proto::disk::{Disk, DiskFile};
+use proto::position::Offset;
 use proto::segment::{
-    Codec, FRAME_RAW, Footer, Frame, FrameEntry, FrameKind, OpenSegment, SegmentHead, decompress,
-    first_frame,
+    Codec, FRAME_RAW, Footer, Frame, FrameEntry, FrameKind, Hash, OpenSegment, SegmentHead,
+    decompress, first_frame,
 };
 
 use super::error::io_error;
@@ -48,6 +50,23 @@ pub(super) fn path_of(dir: &Path, slot: &Slot, kind: &str) -> PathBuf {
     dir.join(format!("{}.{kind}", slot.name.name))
 }
 
+/// The open file of the segment with this head. Where the name does not tell the place, the place
+/// and what stands before it are a part of it: frames behind a hole would look like the next ones.
+pub(super) fn open_path(dir: &Path, slot: &Slot, head: &SegmentHead) -> PathBuf {
+    match slot.end {
+        Some(_) => path_of(dir, slot, OPEN),
+        None => dir.join(format!("{}@{}-{}.{OPEN}", slot.name.name, head.start.0, head.previous)),
+    }
+}
+
+/// The number of the segment whose open file has this name, if it begins at `start` behind
+/// `previous`.
+pub(super) fn number_of_open(name: &str, start: Offset, previous: Hash) -> Option<u64> {
+    let (segment, place) = name.strip_suffix(".open")?.split_once('@')?;
+    let continues = place == format!("{}-{previous}", start.0);
+    continues.then(|| layout::mongodb_segment_of(&format!("{segment}.zst")))?.map(|(ts, _)| ts.0)
+}
+
 impl OpenFile {
     pub fn create(
         disk: Arc<dyn Disk>,
@@ -55,7 +74,7 @@ impl OpenFile {
         slot: Slot,
         head: SegmentHead,
     ) -> Result<Self, SpoolError> {
-        let path = path_of(dir, &slot, OPEN);
+        let path = open_path(dir, &slot, &head);
         if disk.len(&path).is_ok() {
             disk.remove(&path).map_err(io_error("remove", &path))?;
         }
@@ -79,16 +98,16 @@ impl OpenFile {
         slot: Slot,
         head: SegmentHead,
     ) -> Result<Self, SpoolError> {
-        let path = path_of(dir, &slot, OPEN);
+        let path = open_path(dir, &slot, &head);
         let bytes = disk.read(&path).map_err(io_error("read", &path))?;
         let mut segment = OpenSegment::new(head);
-        let limit = slot.end.since(slot.start).0;
         let (mut at, mut checked) = (0, true);
         // The first frame that is torn, flipped or foreign ends the run: the source sends it again.
         while let Ok(Some(span)) = first_frame(&bytes[at..]) {
             let frame = &bytes[at..at + span.len];
             let Ok(raw) = decompress(frame) else { break };
-            if span.kind == FrameKind::Skippable || segment.raw_len() + raw.len() as u64 > limit {
+            if span.kind == FrameKind::Skippable || raw.len() as u64 > slot.room(segment.raw_len())
+            {
                 break;
             }
             checked &= has_checksum(frame);
@@ -112,7 +131,7 @@ impl OpenFile {
     /// # Panics
     /// When the frame does not fit into the segment.
     pub fn append(&mut self, frame: &Frame, raw: &[u8]) -> Result<(), SpoolError> {
-        let room = self.slot.end.since(self.slot.start).0 - self.segment.raw_len();
+        let room = self.slot.room(self.segment.raw_len());
         assert!(raw.len() as u64 <= room, "a segment never holds more than its size");
         self.file.write_all(&frame.bytes).map_err(io_error("write", &self.path))?;
         self.segment.push(frame.entry, raw);
@@ -166,7 +185,7 @@ impl OpenFile {
     }
 
     pub fn is_full(&self) -> bool {
-        self.segment.raw_len() == self.slot.end.since(self.slot.start).0
+        self.slot.room(self.segment.raw_len()) == 0
     }
 
     /// Writes the footer, fsyncs and gives the file its sealed name. Many small frames (a slow

@@ -17,6 +17,8 @@ pub mod probe;
 
 mod error;
 #[cfg(test)]
+mod begin_tests;
+#[cfg(test)]
 mod branch_tests;
 #[cfg(test)]
 mod recover_tests;
@@ -25,5 +27,5 @@ pub use error::SpoolError;
 pub use event::{OpenState, SpoolEvent};
 pub use file::{FrameRange, OpenFile, SealedFile};
 pub use level::SpoolLevel;
-pub use segmenter::{Segmenter, Slot, WalSegments};
+pub use segmenter::{OplogSegments, Segmenter, Slot, WalSegments};
 pub use spooler::{SpoolSetup, SpoolStart, Spooler};

@@ -19,8 +19,10 @@ use super::{Segmenter, Slot, SpoolError, SpoolStart, read};
 #[derive(Debug, Clone)]
 pub struct StoreEnd {
     pub epoch: Epoch,
-    /// The segment that is open, or that comes next.
-    pub slot: Slot,
+    /// Where the segment that is open begins, or the one that comes next.
+    pub start: Offset,
+    /// That segment, as far as it is known: its place tells, or it is begun.
+    pub slot: Option<Slot>,
     /// Hash of the segment before it.
     pub previous: Hash,
     /// What the tails hold of it.
@@ -56,10 +58,11 @@ pub fn recover(setup: &RecoverSetup, end: &StoreEnd) -> Result<Recovered, SpoolE
     let mut found = sealed_files(setup)?;
     found.sort_by_key(|s| (s.slot.name.epoch, s.slot.start, !s.footer.partial));
     let mut kept: Vec<SealedFile> = Vec::new();
-    let mut at = Next { slot: end.slot.clone(), previous: end.previous };
+    let mut at =
+        Next { epoch: end.epoch, start: end.start, slot: end.slot.clone(), previous: end.previous };
     for sealed in found {
         let head = sealed.footer.head;
-        let begins = sealed.slot == at.slot && head.previous == at.previous;
+        let begins = at.is(&sealed.slot) && head.previous == at.previous;
         let branches = kept.last().is_some_and(|last| branches_from(last, &sealed));
         let fits = (begins && (!kept.is_empty() || holds(disk, &sealed, &end.raw)?)) || branches;
         if fits {
@@ -87,26 +90,37 @@ pub fn recover(setup: &RecoverSetup, end: &StoreEnd) -> Result<Recovered, SpoolE
     }
     let bytes = kept.iter().map(|s| s.file_len).sum::<u64>()
         + open.as_ref().map_or(0, |open| open.segment.file_len());
-    let next = open
-        .as_ref()
-        .map_or(at.slot.start, |open| Offset(open.slot.start.0 + open.segment.raw_len()));
+    let next =
+        open.as_ref().map_or(at.start, |open| Offset(open.slot.start.0 + open.segment.raw_len()));
     let proved = open.as_ref().map(|_| (held.len() as u64, Hash::of(held)));
-    let epoch = at.slot.name.epoch;
-    let start = SpoolStart { epoch, next, previous: at.previous, open, proved };
+    let start = SpoolStart { epoch: at.epoch, next, previous: at.previous, open, proved };
     Ok(Recovered { sealed: kept, start, bytes })
 }
 
+/// What comes behind what is kept.
 struct Next {
-    slot: Slot,
+    epoch: Epoch,
+    start: Offset,
+    slot: Option<Slot>,
     previous: Hash,
 }
 
 impl Next {
     fn behind(sealed: &SealedFile, segmenter: &dyn Segmenter) -> Self {
+        let (epoch, start) = (sealed.slot.name.epoch, sealed.slot.start);
         if sealed.footer.partial {
-            Self { slot: sealed.slot.clone(), previous: sealed.footer.head.previous }
-        } else {
-            Self { slot: segmenter.after(&sealed.slot), previous: sealed.footer.hash }
+            let (slot, previous) = (Some(sealed.slot.clone()), sealed.footer.head.previous);
+            return Self { epoch, start, slot, previous };
+        }
+        let start = Offset(start.0 + sealed.footer.raw_len);
+        let slot = segmenter.holding(Position::new(epoch, start));
+        Self { epoch, start, slot, previous: sealed.footer.hash }
+    }
+
+    fn is(&self, slot: &Slot) -> bool {
+        match &self.slot {
+            Some(known) => known == slot,
+            None => (self.epoch, self.start) == (slot.name.epoch, slot.start),
         }
     }
 }
@@ -155,7 +169,7 @@ fn sealed_file(
     if head.lineage != setup.lineage || head.engine != setup.segmenter.engine() {
         return Ok(None);
     }
-    let slot = setup.segmenter.slot(Position::new(head.epoch, head.start));
+    let slot = setup.segmenter.named(head.epoch, head.number, head.start);
     Ok(Some(SealedFile { slot, footer, path: path.to_owned(), file_len: len, index: None }))
 }
 
@@ -185,24 +199,21 @@ fn holds(disk: &dyn Disk, sealed: &SealedFile, raw: &[u8]) -> Result<bool, Spool
 /// made of what the store has, else none.
 fn open_file(setup: &RecoverSetup, at: &Next, held: &[u8]) -> Result<Option<OpenFile>, SpoolError> {
     let (disk, dir) = (&setup.disk, &setup.dir);
-    let own = file::path_of(dir, &at.slot, file::OPEN);
-    for entry in disk.list(dir).map_err(io_error("list", dir))? {
-        let path = dir.join(&entry.name);
-        if entry.name.ends_with(".open") && path != own {
-            disk.remove(&path).map_err(io_error("remove", &path))?;
-        }
-    }
-    let head = SegmentHead {
-        engine: setup.segmenter.engine(),
-        lineage: setup.lineage,
-        epoch: at.slot.name.epoch,
-        number: at.slot.number,
-        writer: setup.writer,
-        start: at.slot.start,
-        previous: at.previous,
+    let left = names_of_open(&**disk, dir)?;
+    let begun = || {
+        let mut numbers =
+            left.iter().filter_map(|name| file::number_of_open(name, at.start, at.previous));
+        numbers.next().map(|number| setup.segmenter.named(at.epoch, number, at.start))
     };
+    let slot = at.slot.clone().or_else(begun);
+    let head = slot.as_ref().map(|slot| head_of(setup, slot, at.previous));
+    let own = slot.as_ref().zip(head.as_ref()).map(|(slot, head)| file::open_path(dir, slot, head));
+    for path in left.iter().map(|name| dir.join(name)).filter(|path| Some(path) != own.as_ref()) {
+        disk.remove(&path).map_err(io_error("remove", &path))?;
+    }
+    let (Some(slot), Some(head), Some(own)) = (slot, head, own) else { return Ok(None) };
     if disk.len(&own).is_ok() {
-        let open = OpenFile::recover(disk.clone(), dir, at.slot.clone(), head)?;
+        let open = OpenFile::recover(disk.clone(), dir, slot.clone(), head)?;
         let long_enough = open.segment.raw_len() >= held.len() as u64 && open.segment.raw_len() > 0;
         if long_enough
             && read::hash_prefix(&**disk, &open.frames_from(0), held.len() as u64)?
@@ -215,11 +226,28 @@ fn open_file(setup: &RecoverSetup, at: &Next, held: &[u8]) -> Result<Option<Open
     if held.is_empty() {
         return Ok(None);
     }
-    let mut open = OpenFile::create(disk.clone(), dir, at.slot.clone(), head)?;
+    let mut open = OpenFile::create(disk.clone(), dir, slot, head)?;
     for piece in held.chunks(FRAME_RAW) {
         let wrong = |source| SpoolError::Segment { path: own.clone(), source };
         open.append(&Frame::of(setup.codec, piece).map_err(wrong)?, piece)?;
     }
     open.sync()?;
     Ok(Some(open))
+}
+
+fn names_of_open(disk: &dyn Disk, dir: &Path) -> Result<Vec<String>, SpoolError> {
+    let entries = disk.list(dir).map_err(io_error("list", dir))?;
+    Ok(entries.into_iter().map(|entry| entry.name).filter(|name| name.ends_with(".open")).collect())
+}
+
+fn head_of(setup: &RecoverSetup, slot: &Slot, previous: Hash) -> SegmentHead {
+    SegmentHead {
+        engine: setup.segmenter.engine(),
+        lineage: setup.lineage,
+        epoch: slot.name.epoch,
+        number: slot.number,
+        writer: setup.writer,
+        start: slot.start,
+        previous,
+    }
 }

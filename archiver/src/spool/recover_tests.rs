@@ -9,7 +9,7 @@ use proto::postgres::lsn::SegmentSize;
 use proto::segment::{Codec, Engine, Frame, Hash, SegmentHead};
 
 use super::recover::{RecoverSetup, Recovered, StoreEnd, recover};
-use super::{OpenFile, Segmenter, Slot, WalSegments};
+use super::{OpenFile, Slot, WalSegments};
 
 const SIZE: u64 = 1 << 20;
 const START: Offset = Offset(5 * SIZE);
@@ -51,7 +51,8 @@ fn recovered(dir: &Path, held: Vec<u8>) -> Recovered {
         lineage: 1,
         writer: 2,
     };
-    let end = StoreEnd { epoch: Epoch(1), slot: slot(), previous: Hash::NONE, raw: held };
+    let (epoch, previous) = (Epoch(1), Hash::NONE);
+    let end = StoreEnd { epoch, start: START, slot: Some(slot()), previous, raw: held };
     recover(&setup, &end).expect("recovered")
 }
 

@@ -3,7 +3,8 @@
 use std::fmt;
 
 use proto::archive::layout::SegmentName;
-use proto::position::{Offset, Position};
+use proto::mongodb::OplogTs;
+use proto::position::{Epoch, Offset, Position};
 use proto::postgres::lsn::{SegmentId, SegmentSize};
 use proto::segment::Engine;
 
@@ -13,36 +14,74 @@ pub struct Slot {
     pub name: SegmentName,
     pub number: u64,
     pub start: Offset,
-    pub end: Offset,
+    /// `None` where nobody knows it beforehand: the source says when the next one begins.
+    pub end: Option<Offset>,
+}
+
+impl Slot {
+    /// How many bytes it takes when it holds `raw_len` already.
+    pub fn room(&self, raw_len: u64) -> u64 {
+        self.end.map_or(u64::MAX, |end| end.since(self.start).0 - raw_len)
+    }
 }
 
 pub trait Segmenter: Send + Sync + fmt::Debug {
     fn engine(&self) -> Engine;
-    /// The segment that holds the byte at `position`.
-    fn slot(&self, position: Position) -> Slot;
-    /// The segment behind `slot` in the same epoch.
-    fn after(&self, slot: &Slot) -> Slot {
-        self.slot(Position::new(slot.name.epoch, slot.end))
-    }
+    /// The segment that holds the byte at `position`; `None` where its place does not tell, but
+    /// the source does ([`crate::ring::Item::Begin`]).
+    fn holding(&self, position: Position) -> Option<Slot>;
+    /// Segment `number`, which begins at `start`.
+    fn named(&self, epoch: Epoch, number: u64, start: Offset) -> Slot;
 }
 
 /// PostgreSQL: fixed pieces of the server's `wal_segment_size`.
 #[derive(Debug, Clone, Copy)]
 pub struct WalSegments(pub SegmentSize);
 
-impl Segmenter for WalSegments {
-    fn engine(&self) -> Engine {
-        Engine::Postgresql
-    }
-
-    fn slot(&self, position: Position) -> Slot {
-        let Self(size) = *self;
+impl WalSegments {
+    /// The segment that holds the byte at `position`.
+    pub fn slot(self, position: Position) -> Slot {
+        let Self(size) = self;
         let id = SegmentId::containing(position.epoch.into(), position.offset.into(), size);
         Slot {
             name: SegmentName::postgres(id, size),
             number: id.number,
             start: id.start(size).into(),
-            end: id.end(size).into(),
+            end: Some(id.end(size).into()),
         }
+    }
+}
+
+impl Segmenter for WalSegments {
+    fn engine(&self) -> Engine {
+        Engine::Postgresql
+    }
+
+    fn holding(&self, position: Position) -> Option<Slot> {
+        Some(self.slot(position))
+    }
+
+    fn named(&self, epoch: Epoch, _number: u64, start: Offset) -> Slot {
+        self.slot(Position::new(epoch, start))
+    }
+}
+
+/// MongoDB: whole entries, as many as the source takes for one segment; numbered by the first one's
+/// timestamp.
+#[derive(Debug, Clone, Copy)]
+pub struct OplogSegments;
+
+impl Segmenter for OplogSegments {
+    fn engine(&self) -> Engine {
+        Engine::Mongodb
+    }
+
+    fn holding(&self, _position: Position) -> Option<Slot> {
+        None
+    }
+
+    fn named(&self, _epoch: Epoch, number: u64, start: Offset) -> Slot {
+        let name = SegmentName::mongodb(OplogTs(number));
+        Slot { name, number, start, end: None }
     }
 }

@@ -26,7 +26,7 @@ use super::event::SpoolEvent;
 use super::file::OpenFile;
 use super::level::SpoolLevel;
 use super::probe::FrameProbe;
-use super::segmenter::Segmenter;
+use super::segmenter::{Segmenter, Slot};
 use crate::ring::{Item, RingReceiver};
 use crate::seal::SegmentIndexer;
 
@@ -72,6 +72,12 @@ pub struct Spooler {
     pub(super) next: Offset,
     pub(super) previous: Hash,
     pub(super) open: Option<OpenFile>,
+    /// The segment that takes what comes next, where the source says which.
+    begun: Option<Slot>,
+    /// The segment that the next data begins.
+    begin: Option<u64>,
+    /// The log's last bytes before `next`, as far as they are needed and not in `open`.
+    pub(super) last: Bytes,
     pub(super) pending: BytesMut,
     pub(super) working: FuturesOrdered<JoinHandle<Compressed>>,
     pub(super) cuts: std::collections::VecDeque<Cut>,
@@ -103,6 +109,9 @@ impl Spooler {
             epoch: start.epoch,
             next: start.next,
             previous: start.previous,
+            begun: start.open.as_ref().map(|open| open.slot.clone()),
+            begin: None,
+            last: Bytes::new(),
             open: start.open,
             pending: BytesMut::with_capacity(FRAME_RAW),
             working: FuturesOrdered::new(),
@@ -116,6 +125,13 @@ impl Spooler {
             indexer: Some(indexer),
             spare: Vec::new(),
         }
+    }
+
+    /// Names the bytes that stand before where the spool begins: a source that takes up in the
+    /// segment before sends them again.
+    #[must_use]
+    pub fn behind(self, last: Bytes) -> Self {
+        Self { last, ..self }
     }
 
     /// Runs until the source is gone and everything it handed on is on disk.
@@ -163,8 +179,12 @@ impl Spooler {
             Item::Mark(mark) => {
                 self.mark = Some(mark);
                 if self.is_flushed() {
-                    self.send(SpoolEvent::Idle(self.state()));
+                    self.state().into_iter().for_each(|state| self.send(SpoolEvent::Idle(state)));
                 }
+                Ok(())
+            }
+            Item::Begin { number } => {
+                self.begin = Some(number);
                 Ok(())
             }
             Item::Resume { from } => self.resume(from).await,
@@ -182,6 +202,7 @@ impl Spooler {
                 self.drain_sealing(0).await?;
                 self.next = from;
                 self.previous = Hash::NONE;
+                self.begun = None;
                 self.send(SpoolEvent::Skipped { from: Position::new(self.epoch, from) });
                 // The waiting side may be gone: a stopping source needs no answer.
                 let _ = done.send(());
@@ -197,6 +218,8 @@ impl Spooler {
         clock: Option<proto::timestamp::Timestamp>,
     ) -> Result<(), SpoolError> {
         let mut at = start;
+        // What is held already has begun its segment.
+        let begin = self.begin.take().filter(|_| start == self.next);
         if self.compare.is_some() {
             at = self.compare(start, &mut bytes)?;
             if bytes.is_empty() {
@@ -206,10 +229,13 @@ impl Spooler {
         if at != self.next {
             return Err(SpoolError::Discontinuous { expected: self.next, found: at });
         }
+        if let Some(number) = begin {
+            self.begin(number).await?;
+        }
         while !bytes.is_empty() {
             self.setup.probe.received(clock);
-            let position = Position::new(self.epoch, self.next);
-            let to_end = self.setup.segmenter.slot(position).end.since(self.next).0;
+            let slot = self.slot_at(self.next).expect("a source begins a segment before its bytes");
+            let to_end = slot.room(self.next.since(slot.start).0);
             let room = (FRAME_RAW - self.pending.len()) as u64;
             let len = room.min(to_end).min(bytes.len() as u64);
             let piece = bytes.split_to(usize::try_from(len).expect("at most bytes.len()"));
@@ -217,14 +243,37 @@ impl Spooler {
             self.next = Offset(self.next.0 + len);
             if self.pending.len() == FRAME_RAW || len == to_end {
                 self.cut(false, false);
-                while self.working.len() >= COMPRESS_AHEAD {
-                    self.append_next().await?;
-                }
+                self.keep_up().await?;
             }
         }
         // What a new epoch copies is told to nobody before it is proved.
         if self.compare.is_none() {
             self.arm_flush();
+        }
+        Ok(())
+    }
+
+    /// What came so far is a segment; the next byte begins another.
+    async fn begin(&mut self, number: u64) -> Result<(), SpoolError> {
+        self.cut(false, false);
+        if let Some(last) = self.cuts.back_mut() {
+            last.ends = true;
+        } else if let Some(open) = self.open.take() {
+            self.seal(open, false).await?;
+        }
+        self.begun = Some(self.setup.segmenter.named(self.epoch, number, self.next));
+        self.keep_up().await
+    }
+
+    /// The segment that the byte at `at` belongs to, as far as it is known.
+    pub(super) fn slot_at(&self, at: Offset) -> Option<Slot> {
+        let held = self.setup.segmenter.holding(Position::new(self.epoch, at));
+        held.or_else(|| self.begun.clone())
+    }
+
+    async fn keep_up(&mut self) -> Result<(), SpoolError> {
+        while self.working.len() >= COMPRESS_AHEAD {
+            self.append_next().await?;
         }
         Ok(())
     }
@@ -248,7 +297,8 @@ impl Spooler {
         let start = Offset(self.next.0 - raw.len() as u64);
         self.setup.probe.cut(Position::new(self.epoch, start), &raw);
         let codec = self.setup.codec;
-        self.cuts.push_back(Cut { start, flush, urgent });
+        let slot = self.slot_at(start).expect("known since its first byte came");
+        self.cuts.push_back(Cut { slot, ends: false, flush, urgent });
         self.working.push_back(tokio::task::spawn_blocking(move || {
             let frame = Frame::of(codec, &raw);
             (raw, frame)

@@ -22,6 +22,7 @@ pub(crate) async fn put_identity(store: &dyn Store, cluster: &str) -> Result<()>
         cluster: cluster.to_owned(),
         created: Timestamp(0),
         postgres: None,
+        mongodb: None,
     };
     store.put(&LINEAGE.identity(), &Body::from(identity.encode())).await?;
     Ok(())

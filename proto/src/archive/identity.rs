@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::mongodb::OpTime;
 use crate::postgres::lsn::SegmentSize;
 use crate::segment::Engine;
 use crate::timestamp::Timestamp;
@@ -20,6 +21,8 @@ pub struct Identity {
     pub created: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub postgres: Option<PostgresIdentity>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mongodb: Option<MongoIdentity>,
 }
 
 /// What of a PostgreSQL cluster never changes in one lineage.
@@ -33,10 +36,28 @@ pub struct PostgresIdentity {
     pub first_timeline: crate::postgres::lsn::Timeline,
 }
 
+/// What was found of a MongoDB replica set when the lineage was begun. Its `cluster` is the id that
+/// the set was given when it was initiated: set names are not unique, and can be the same in a copy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MongoIdentity {
+    /// `6.0.27`.
+    pub version: String,
+    /// The feature compatibility version: `6.0`.
+    pub fcv: String,
+    pub set_name: String,
+    /// The first entry that is archived: nothing before it is in the archive.
+    pub first: OpTime,
+}
+
 impl Identity {
     /// The PostgreSQL part of a PostgreSQL lineage.
     pub fn postgres(&self) -> Option<&PostgresIdentity> {
         self.postgres.as_ref()
+    }
+
+    /// The MongoDB part of a MongoDB lineage.
+    pub const fn mongodb(&self) -> Option<&MongoIdentity> {
+        self.mongodb.as_ref()
     }
 
     /// Pretty JSON, as it stands in the archive.

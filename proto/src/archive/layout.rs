@@ -1,9 +1,11 @@
 //! Where every object of an archive stands: the only place that knows a key (docs/FORMAT.md).
 
+use crate::mongodb::OplogTs;
 use crate::position::Epoch;
 use crate::postgres::lsn::{SegmentId, SegmentSize, Timeline};
 use crate::segment::MERGE_COUNT;
 use crate::store::Key;
+use crate::timestamp::Timestamp;
 
 /// How to restore by hand: the archive's first object.
 pub fn readme() -> Key {
@@ -29,7 +31,25 @@ impl SegmentName {
     pub fn postgres(id: SegmentId, size: SegmentSize) -> Self {
         Self { epoch: id.timeline.into(), group: id.group(size), name: id.name(size) }
     }
+
+    /// An oplog segment, named by the timestamp of its first entry and grouped by its hour, UTC.
+    /// Names sort as the log does.
+    pub fn mongodb(first: OplogTs) -> Self {
+        let second = Timestamp(i64::from(first.seconds()) * 1_000_000);
+        let group = second.to_string()[..HOUR_LEN].to_owned();
+        let name = format!("{:010}.{:010}{BSON}", first.seconds(), first.increment());
+        Self { epoch: OPLOG_EPOCH, group, name }
+    }
 }
+
+/// An oplog has one epoch: elections change the term of its entries, and branch nothing off that a
+/// majority has confirmed.
+pub const OPLOG_EPOCH: Epoch = Epoch(1);
+
+/// `2026-11-20T09`.
+const HOUR_LEN: usize = 13;
+/// What the name of an oplog segment ends in.
+const BSON: &str = ".bson";
 
 impl Lineage {
     pub fn root(self) -> String {
@@ -154,4 +174,59 @@ pub fn postgres_segment_of(name: &str, size: SegmentSize) -> Option<(SegmentId, 
         None => (name, false),
     };
     SegmentId::parse(name, size).ok().map(|id| (id, partial))
+}
+
+/// The oplog segment that an object below `log/` holds, by its first entry, and whether it is a
+/// partial one.
+pub fn mongodb_segment_of(name: &str) -> Option<(OplogTs, bool)> {
+    let name = name.strip_suffix(".zst")?;
+    match name.strip_suffix(".partial") {
+        Some(name) => mongodb_first(name).map(|first| (first, true)),
+        None => mongodb_first(name).map(|first| (first, false)),
+    }
+}
+
+/// The first entry of the oplog segment of that name: `1763632800.0000000001.bson`.
+pub fn mongodb_first(name: &str) -> Option<OplogTs> {
+    let (seconds, increment) = name.strip_suffix(BSON)?.split_once('.')?;
+    let number = |text: &str| {
+        let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+        if digits { text.parse::<u32>().ok() } else { None }
+    };
+    let first = OplogTs::new(number(seconds)?, number(increment)?);
+    // Only one way of writing it is ours.
+    (SegmentName::mongodb(first).name == name).then_some(first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn oplog_segments_are_grouped_by_their_hour_and_sort_as_the_log_does() {
+        let name = |seconds, increment| SegmentName::mongodb(OplogTs::new(seconds, increment));
+        let first = name(1_763_632_800, 1);
+        assert_eq!(first.group, "2025-11-20T10");
+        assert_eq!(
+            Lineage(1).sealed(&first).as_str(),
+            "lineage/1/log/00000001/2025-11-20T10/1763632800.0000000001.bson.zst"
+        );
+        assert_eq!(Lineage(1).tail(&first.name, 3).name(), "00000003.zst");
+        let mut names = [name(1_763_632_800, 10), first.clone(), name(1_763_632_801, 1)];
+        names.sort_by(|a, b| a.name.cmp(&b.name));
+        let increments = names.map(|name| mongodb_first(&name.name).map(OplogTs::increment));
+        assert_eq!(increments, [Some(1), Some(10), Some(1)]);
+    }
+
+    #[test]
+    fn a_name_that_is_written_otherwise_is_no_oplog_segment() {
+        let of =
+            |name: &str| mongodb_segment_of(name).map(|(ts, partial)| (ts.to_string(), partial));
+        let ours = "1763632800.0000000001.bson";
+        assert_eq!(of(&format!("{ours}.zst")), Some(("1763632800,1".to_owned(), false)));
+        assert_eq!(of(&format!("{ours}.partial.zst")), Some(("1763632800,1".to_owned(), true)));
+        for bad in ["1763632800.1.bson.zst", "1763632800.+000000001.bson.zst", ".bson.zst", ours] {
+            assert_eq!(of(bad), None, "{bad}");
+        }
+    }
 }

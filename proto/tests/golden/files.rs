@@ -203,6 +203,7 @@ pub(crate) fn identity() -> Identity {
         cluster: "7554320178913579246".to_owned(),
         created: NOON,
         postgres: Some(postgres),
+        mongodb: None,
     }
 }
 

@@ -142,6 +142,7 @@ fn empty_plan(root: &Path, size: SegmentSize) -> Plan {
                 first: Lsn(0),
                 first_timeline: Timeline(1),
             }),
+            mongodb: None,
         },
         base: PlannedBase {
             id: "b".to_owned(),

@@ -22,6 +22,7 @@ fn identity(archive: &Path, change: impl FnOnce(&mut serde_json::Value)) -> Resu
         cluster: "42".to_owned(),
         created: Timestamp(0),
         postgres: None,
+        mongodb: None,
     };
     let mut json: serde_json::Value = serde_json::from_slice(&identity.encode())?;
     change(&mut json);

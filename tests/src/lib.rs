@@ -11,6 +11,7 @@ pub mod process;
 pub mod fetch;
 pub mod certificates;
 pub mod postgres;
+pub mod mongod;
 pub mod seaweed;
 pub mod archive;
 pub mod tcp_proxy;

@@ -1,8 +1,18 @@
-//! MongoDB's log as both programs read it: where an entry stands (`optime`).
+//! MongoDB's log as both programs read it: where an entry stands (`optime`), walking a run of BSON
+//! documents (`walk`), and what one oplog entry says (`entry`).
 //!
 //! Enters: bytes, trusted in nothing. Leaves: views into them; nothing is copied, and rubbish is
 //! an error, never a panic.
 
 mod optime;
+mod walk;
+mod entry;
+mod note;
 
+#[cfg(test)]
+mod tests;
+
+pub use entry::{ApplyOps, Entry, EntryError, Glance, Kind, Op};
+pub use note::{Note, restore_point};
 pub use optime::{OpTime, OpTimeError, OplogTs};
+pub use walk::{DOCUMENT_MAX, DOCUMENT_MIN, Documents, WalkError, first_document};

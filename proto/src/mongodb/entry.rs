@@ -1,0 +1,321 @@
+//! One oplog entry, read where it lies (src/mongo/db/repl/oplog_entry.idl).
+//!
+//! Enters: a raw document. Leaves: a view of it. Only the fields that decide something are read;
+//! a field that no known version has is no error, for the bytes are kept as they are.
+
+use bson::raw::RawElement;
+use bson::spec::ElementType;
+use bson::{RawArray, RawBsonRef, RawDocument};
+
+use super::{OpTime, OplogTs};
+use crate::timestamp::Timestamp;
+
+/// What an entry's `op` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Op<'a> {
+    Insert,
+    Update,
+    Delete,
+    Command,
+    Noop,
+    /// Of a newer server.
+    Other(&'a str),
+}
+
+/// A view of one entry.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry<'a> {
+    pub raw: &'a RawDocument,
+    pub at: OpTime,
+    pub op: Op<'a>,
+    /// `database.collection`; `database.$cmd` of a command, empty of most noops.
+    pub ns: &'a str,
+    /// The primary's own clock when it wrote the entry.
+    pub wall: Option<Timestamp>,
+    /// The collection's UUID.
+    pub ui: Option<[u8; 16]>,
+    pub o: &'a RawDocument,
+    pub o2: Option<&'a RawDocument>,
+    /// The session, and the transaction or retryable write in it.
+    pub lsid: Option<&'a RawDocument>,
+    pub txn_number: Option<i64>,
+    /// The entry of the same transaction before this one; zero for the first.
+    pub previous: Option<OpTime>,
+    /// 1: a command of several retryable inserts, which is no transaction (server 8.0).
+    pub multi_op_type: Option<i32>,
+}
+
+/// As much of an entry as whoever passes it on needs to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Glance {
+    pub at: OpTime,
+    pub wall: Option<Timestamp>,
+    pub noop: bool,
+}
+
+/// What an entry does.
+#[derive(Debug, Clone, Copy)]
+pub enum Kind<'a> {
+    /// An insert, an update or a delete of one document.
+    Write,
+    ApplyOps(ApplyOps<'a>),
+    /// A prepared transaction takes effect, as of the timestamp given, which lies before.
+    CommitTransaction {
+        commit: OplogTs,
+    },
+    AbortTransaction,
+    /// Any other command, by its name: `create`, `drop`, …
+    Command(&'a str),
+    Noop,
+    /// An `op` that is not known here.
+    Unknown,
+}
+
+/// Several operations in one entry: a transaction or a part of one.
+#[derive(Debug, Clone, Copy)]
+pub struct ApplyOps<'a> {
+    pub ops: &'a RawArray,
+    /// More entries of this transaction follow.
+    pub partial: bool,
+    /// It takes effect by a later `commitTransaction`, or never.
+    pub prepare: bool,
+    /// In the last entry of a transaction of several: how many operations there are in all.
+    pub count: Option<i64>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EntryError {
+    #[error("an oplog entry has no {field}")]
+    Missing { field: &'static str },
+    #[error("an oplog entry's {field} is of another type")]
+    Type { field: &'static str },
+    #[error("an oplog entry cannot be read")]
+    Malformed(#[from] bson::error::Error),
+}
+
+impl<'a> Entry<'a> {
+    /// # Errors
+    /// [`EntryError`] when it is no oplog entry.
+    pub fn read(raw: &'a RawDocument) -> Result<Self, EntryError> {
+        let mut found = Fields::default();
+        for element in raw.iter_elements() {
+            found.take(&element?)?;
+        }
+        let missing = |field| EntryError::Missing { field };
+        Ok(Self {
+            raw,
+            at: OpTime {
+                ts: found.ts.ok_or_else(|| missing("ts"))?,
+                // Absent on a set of protocol version 0, whose terms are -1.
+                term: found.term.unwrap_or(-1),
+            },
+            op: found.op.ok_or_else(|| missing("op"))?,
+            ns: found.ns.ok_or_else(|| missing("ns"))?,
+            wall: found.wall,
+            ui: found.ui,
+            o: found.o.ok_or_else(|| missing("o"))?,
+            o2: found.o2,
+            lsid: found.lsid,
+            txn_number: found.txn_number,
+            previous: found.previous,
+            multi_op_type: found.multi_op_type,
+        })
+    }
+
+    /// The place alone: where it stands, and the primary's clock.
+    ///
+    /// # Errors
+    /// As [`Self::glance`].
+    pub fn place(raw: &RawDocument) -> Result<(OpTime, Option<Timestamp>), EntryError> {
+        Self::glance(raw).map(|glance| (glance.at, glance.wall))
+    }
+
+    /// What decides how an entry is passed on, without looking at the rest.
+    ///
+    /// # Errors
+    /// [`EntryError`] when it has no place.
+    pub fn glance(raw: &RawDocument) -> Result<Glance, EntryError> {
+        let mut found = Fields::default();
+        for element in raw.iter_elements() {
+            let element = element?;
+            if matches!(element.key().as_str(), "op" | "ts" | "t" | "wall") {
+                found.take(&element)?;
+            }
+        }
+        let ts = found.ts.ok_or(EntryError::Missing { field: "ts" })?;
+        let at = ts.at(found.term.unwrap_or(-1));
+        Ok(Glance { at, wall: found.wall, noop: found.op == Some(Op::Noop) })
+    }
+
+    /// # Errors
+    /// When it is a command that cannot be read.
+    pub fn kind(&self) -> Result<Kind<'a>, EntryError> {
+        match self.op {
+            Op::Insert | Op::Update | Op::Delete => Ok(Kind::Write),
+            Op::Noop => Ok(Kind::Noop),
+            Op::Other(_) => Ok(Kind::Unknown),
+            Op::Command => self.command(),
+        }
+    }
+
+    fn command(&self) -> Result<Kind<'a>, EntryError> {
+        let first =
+            self.o.iter_elements().next().ok_or(EntryError::Missing { field: "command" })?;
+        let first = first?;
+        Ok(match first.key().as_str() {
+            "applyOps" => Kind::ApplyOps(ApplyOps::read(self.o)?),
+            "commitTransaction" => {
+                let commit = timestamp(self.o.get("commitTimestamp")?, "commitTimestamp")?;
+                Kind::CommitTransaction { commit }
+            }
+            "abortTransaction" => Kind::AbortTransaction,
+            name => Kind::Command(name),
+        })
+    }
+
+    /// Whether something becomes visible with this entry: what a restored moment lies between.
+    ///
+    /// # Errors
+    /// As [`Self::kind`].
+    pub fn is_commit(&self) -> Result<bool, EntryError> {
+        Ok(match self.kind()? {
+            Kind::Write | Kind::CommitTransaction { .. } | Kind::Command(_) => true,
+            Kind::ApplyOps(ops) => !ops.partial && !ops.prepare,
+            Kind::AbortTransaction | Kind::Noop | Kind::Unknown => false,
+        })
+    }
+
+    /// The database that it concerns: what stands before the first dot of `ns`.
+    pub fn database(&self) -> &'a str {
+        self.ns.split_once('.').map_or(self.ns, |(database, _)| database)
+    }
+}
+
+impl<'a> ApplyOps<'a> {
+    fn read(o: &'a RawDocument) -> Result<Self, EntryError> {
+        let (mut ops, mut partial, mut prepare, mut count) = (None, false, false, None);
+        for element in o.iter_elements() {
+            let element = element?;
+            match element.key().as_str() {
+                "applyOps" => ops = Some(array(&element)?),
+                "partialTxn" => partial = truth(&element, "partialTxn")?,
+                "prepare" => prepare = truth(&element, "prepare")?,
+                "count" => count = Some(integer(&element, "count")?),
+                _ => {}
+            }
+        }
+        let ops = ops.ok_or(EntryError::Missing { field: "applyOps" })?;
+        Ok(Self { ops, partial, prepare, count })
+    }
+}
+
+#[derive(Default)]
+struct Fields<'a> {
+    ts: Option<OplogTs>,
+    term: Option<i64>,
+    op: Option<Op<'a>>,
+    ns: Option<&'a str>,
+    wall: Option<Timestamp>,
+    ui: Option<[u8; 16]>,
+    o: Option<&'a RawDocument>,
+    o2: Option<&'a RawDocument>,
+    lsid: Option<&'a RawDocument>,
+    txn_number: Option<i64>,
+    previous: Option<OpTime>,
+    multi_op_type: Option<i32>,
+}
+
+impl<'a> Fields<'a> {
+    fn take(&mut self, element: &RawElement<'a>) -> Result<(), EntryError> {
+        match element.key().as_str() {
+            "ts" => self.ts = Some(timestamp(Some(simple(element, "ts")?), "ts")?),
+            "t" => self.term = Some(integer(element, "t")?),
+            "op" => self.op = Some(Op::of(text(element, "op")?)),
+            "ns" => self.ns = Some(text(element, "ns")?),
+            "wall" => self.wall = Some(wall(element)?),
+            "ui" => self.ui = uuid(element)?,
+            "o" => self.o = Some(document(element, "o")?),
+            "o2" => self.o2 = Some(document(element, "o2")?),
+            "lsid" => self.lsid = Some(document(element, "lsid")?),
+            "txnNumber" => self.txn_number = Some(integer(element, "txnNumber")?),
+            "prevOpTime" => self.previous = Some(optime(document(element, "prevOpTime")?)?),
+            "multiOpType" => {
+                self.multi_op_type = i32::try_from(integer(element, "multiOpType")?).ok();
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl<'a> Op<'a> {
+    fn of(word: &'a str) -> Self {
+        match word {
+            "i" => Self::Insert,
+            "u" => Self::Update,
+            "d" => Self::Delete,
+            "c" => Self::Command,
+            "n" => Self::Noop,
+            other => Self::Other(other),
+        }
+    }
+}
+
+/// A value of a type whose reading cannot go wrong in ways of its own: code with a scope may.
+fn simple<'a>(element: &RawElement<'a>, field: &'static str) -> Result<RawBsonRef<'a>, EntryError> {
+    match element.element_type() {
+        ElementType::JavaScriptCodeWithScope => Err(EntryError::Type { field }),
+        _ => Ok(element.value()?),
+    }
+}
+
+fn timestamp(value: Option<RawBsonRef<'_>>, field: &'static str) -> Result<OplogTs, EntryError> {
+    let value = value.ok_or(EntryError::Missing { field })?;
+    value.as_timestamp().map(OplogTs::from).ok_or(EntryError::Type { field })
+}
+
+fn integer(element: &RawElement<'_>, field: &'static str) -> Result<i64, EntryError> {
+    match simple(element, field)? {
+        RawBsonRef::Int64(number) => Ok(number),
+        RawBsonRef::Int32(number) => Ok(number.into()),
+        _ => Err(EntryError::Type { field }),
+    }
+}
+
+fn truth(element: &RawElement<'_>, field: &'static str) -> Result<bool, EntryError> {
+    simple(element, field)?.as_bool().ok_or(EntryError::Type { field })
+}
+
+fn text<'a>(element: &RawElement<'a>, field: &'static str) -> Result<&'a str, EntryError> {
+    simple(element, field)?.as_str().ok_or(EntryError::Type { field })
+}
+
+fn document<'a>(
+    element: &RawElement<'a>,
+    field: &'static str,
+) -> Result<&'a RawDocument, EntryError> {
+    simple(element, field)?.as_document().ok_or(EntryError::Type { field })
+}
+
+fn array<'a>(element: &RawElement<'a>) -> Result<&'a RawArray, EntryError> {
+    simple(element, "applyOps")?.as_array().ok_or(EntryError::Type { field: "applyOps" })
+}
+
+fn wall(element: &RawElement<'_>) -> Result<Timestamp, EntryError> {
+    let date = simple(element, "wall")?.as_datetime();
+    let date = date.ok_or(EntryError::Type { field: "wall" })?;
+    Ok(Timestamp(date.timestamp_millis().saturating_mul(1000)))
+}
+
+fn uuid(element: &RawElement<'_>) -> Result<Option<[u8; 16]>, EntryError> {
+    let RawBsonRef::Binary(binary) = simple(element, "ui")? else {
+        return Err(EntryError::Type { field: "ui" });
+    };
+    Ok(binary.bytes.try_into().ok())
+}
+
+/// `{ts, t}`, as `prevOpTime` and a server's answers have it.
+fn optime(document: &RawDocument) -> Result<OpTime, EntryError> {
+    Entry::place(document).map(|(at, _)| at)
+}

@@ -6,7 +6,7 @@ use proto::cli::ArchiveCode;
 pub use proto::cli::Exit;
 use proto::store::{Class, StoreError};
 
-use crate::catalog::CatalogError;
+use crate::catalog::{CatalogError, describe};
 
 /// An error of `pitr`.
 pub type CliError = proto::cli::CliError<Code>;
@@ -33,7 +33,7 @@ proto::error_codes! {
     BaseRefused "PITR-N004" NotRestorable "the base asked for cannot be replayed to the moment";
     DamagedLog "PITR-N005" NotRestorable "a damaged segment lies on the way to the wanted moment";
     RestoreRefused "PITR-R001" Refused "the restore is refused here, and nothing was changed";
-    Interrupted "PITR-R002" Interrupted "the restore was interrupted, and goes on when repeated";
+    Interrupted "PITR-R002" Interrupted "interrupted; repeated, the command begins anew or goes on where it stopped";
     RestoreFailed "PITR-R003" Failed "the restore failed, and goes on when repeated";
     CheckFailed "PITR-R004" CheckFailed "restored, but a check of the result failed";
     Found "PITR-V001" VerifyFound "verify found something";
@@ -86,7 +86,9 @@ fn by_class(class: Class, error: &dyn std::error::Error) -> CliError {
     let (code, next) = match class {
         Class::Absent => (Code::Missed, "`pitr verify` lists all that is missing or damaged"),
         Class::Retry => {
-            (Code::Unreachable, "check network and store, and try again: nothing was changed")
+            let next = "check network and store, and try again: nothing was changed";
+            return CliError::new(Code::Unreachable, "the store does not answer", next)
+                .why(describe(error));
         }
         Class::Config => {
             (Code::Store, "check the address, the credentials and the right to read and list")

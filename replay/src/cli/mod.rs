@@ -5,6 +5,7 @@
 
 pub mod error;
 mod args;
+mod interrupt;
 mod show;
 mod status;
 mod list;
@@ -25,6 +26,7 @@ use proto::clock::{Clock, SystemClock};
 
 use crate::catalog::Catalog;
 use crate::fetch::{WORK_FOLDER, command};
+use interrupt::interruptible;
 
 /// What a command has to say, and how it ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,11 +94,11 @@ async fn execute(cli: Cli) -> Result<Outcome, CliError> {
     let terminal = std::io::stdout().is_terminal();
     let context = Context { global: cli.global, clock: SystemClock::new(), terminal };
     match cli.command {
-        Command::Status(args) => status::run(&context, &args).await,
-        Command::List => list::run(&context).await,
-        Command::Verify(args) => verify::run(&context, &args).await,
+        Command::Status(args) => interruptible(status::run(&context, &args)).await,
+        Command::List => interruptible(list::run(&context)).await,
+        Command::Verify(args) => interruptible(verify::run(&context, &args)).await,
         Command::Plan(args) => plan::run(&context, &args).await,
-        Command::Reindex => reindex::run(&context).await,
+        Command::Reindex => interruptible(reindex::run(&context)).await,
         Command::Restore(args) => restore::run(&context, &args).await,
         Command::WalFetch { .. } => unreachable!("it runs without a runtime of its own"),
     }

@@ -9,6 +9,7 @@ use jiff::tz::TimeZone;
 
 use super::args::TargetArgs;
 use super::error::{CliError, Code};
+use super::interrupt::interruptible;
 use super::{Context, Outcome};
 use crate::find::time_input::{self, Here, TimeInputError};
 use crate::find::{Refusal, Request, Target};
@@ -18,7 +19,7 @@ use proto::timestamp::Timestamp;
 
 pub(super) async fn run(context: &Context, args: &TargetArgs) -> Result<Outcome, CliError> {
     let wanted = wanted(args, context.now(), ask)?;
-    let plan = planned(context, &wanted).await?;
+    let plan = interruptible(planned(context, &wanted)).await?;
     if context.global.json {
         let json = serde_json::to_string_pretty(&plan).expect("our own types have string keys");
         return Ok(Outcome::done(json));

@@ -4,26 +4,22 @@
 //! next commands. What a crash leaves is the restore's own matter: the same command goes on.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::args::RestoreArgs;
 use super::error::{CliError, Code};
+use super::interrupt::Interrupt;
 use super::{Context, Outcome, plan};
-use crate::plan::make;
+use crate::plan::{Plan, Wanted, make};
 use crate::target::postgres::{RestoreError, RestoreOptions, Then, begun_before, restore};
 use crate::target::progress;
 
 pub(super) async fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome, CliError> {
     let wanted = plan::wanted(&args.target, context.now(), plan::ask)?;
     let options = if args.dry_run { None } else { Some(options(args)?) };
-    let catalog = context.catalog().await?;
-    let begun = options
-        .as_ref()
-        .and_then(|options| begun_before(&options.into, &catalog.address(), &wanted.asked));
-    let plan = match begun {
-        Some(plan) => plan,
-        None => make(&catalog, &wanted, context.now()).await?,
-    };
+    let interrupt = Interrupt::watch()?;
+    let into = options.as_ref().map(|options| options.into.as_path());
+    let plan = interrupt.unless(planned(context, &wanted, into)).await?;
     let json = context.global.json;
     let Some(options) = options else {
         let shown = if json { plan.encode() } else { plan.summary().into_bytes() };
@@ -31,7 +27,7 @@ pub(super) async fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome
     };
     let progress = progress::for_stderr();
     progress.say(plan.summary().trim_end());
-    let report = Box::pin(restore(&plan, options, &*progress)).await?;
+    let report = Box::pin(restore(&plan, options, &*progress, interrupt.token())).await?;
     let output = if json {
         serde_json::to_string_pretty(&report).expect("our own types have string keys")
     } else {
@@ -44,6 +40,19 @@ pub(super) async fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome
         CliError::new(Code::CheckFailed, what, "look at what the report says before you use it")
     });
     Ok(Outcome { output, error })
+}
+
+/// The plan that an earlier run of the same command went by in this folder, or a new one.
+async fn planned(
+    context: &Context,
+    wanted: &Wanted,
+    into: Option<&Path>,
+) -> Result<Plan, CliError> {
+    let catalog = context.catalog().await?;
+    match into.and_then(|into| begun_before(into, &catalog.address(), &wanted.asked)) {
+        Some(plan) => Ok(plan),
+        None => Ok(make(&catalog, wanted, context.now()).await?),
+    }
 }
 
 fn options(args: &RestoreArgs) -> Result<RestoreOptions, CliError> {

@@ -44,13 +44,13 @@ impl FetchError {
         move |source| Self::Io { action, path, source }
     }
 
-    /// What a caller may do about it.
-    pub fn class(&self) -> Class {
+    /// What a caller may do about the store or the archive; `None` when neither is the cause.
+    pub fn class(&self) -> Option<Class> {
         match self {
-            Self::Store(error) => error.class(),
-            Self::Archive(error) => error.class(),
-            Self::History { .. } => Class::Damaged,
-            _ => Class::Config,
+            Self::Store(error) => Some(error.class()),
+            Self::Archive(error) => Some(error.class()),
+            Self::History { .. } => Some(Class::Damaged),
+            _ => None,
         }
     }
 

@@ -53,13 +53,20 @@ pub struct Prefetcher {
     seen: Arc<Seen>,
 }
 
+/// A file that recovery asked for and did not get.
+#[derive(Debug, Clone)]
+pub struct Trouble {
+    pub name: String,
+    pub why: Arc<FetchError>,
+}
+
 /// What others may look at while it runs.
 #[derive(Debug, Default)]
 struct Seen {
     /// End of the last segment handed over.
     handed_over: AtomicU64,
     fetched_bytes: AtomicU64,
-    trouble: Mutex<Option<String>>,
+    trouble: Mutex<Option<Trouble>>,
 }
 
 impl Prefetcher {
@@ -115,7 +122,7 @@ impl Prefetcher {
     }
 
     /// Why the last request could not be served, if one could not.
-    pub fn trouble(&self) -> Option<String> {
+    pub fn trouble(&self) -> Option<Trouble> {
         self.seen.trouble.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
@@ -246,7 +253,7 @@ impl Ahead {
             }
             plan::Answer::Unknown => {
                 let error = FetchError::NotInPlan { name: request.name.clone() };
-                return self.doubt(request, error.told());
+                return self.doubt(request, &Arc::new(error));
             }
             plan::Answer::Segment(_) | plan::Answer::History(_) => {}
         }
@@ -283,8 +290,9 @@ impl Ahead {
             Ok(done) => done,
             // A fetch that panicked does not say which it was: whoever waits gets the doubt.
             Err(error) => {
+                let error = Arc::new(FetchError::Stopped { detail: error.to_string() });
                 for request in std::mem::take(&mut self.waiting) {
-                    self.doubt(request, error.to_string());
+                    self.doubt(request, &error);
                 }
                 self.states.retain(|_, state| *state == State::Ready);
                 return;
@@ -304,7 +312,7 @@ impl Ahead {
                 tracing::warn!(name, error = error.told(), "log could not be fetched");
                 self.states.insert(name, State::Failed);
                 if let Some(request) = waiting {
-                    self.doubt(request, error.told());
+                    self.doubt(request, &Arc::new(error));
                 }
             }
         }
@@ -320,10 +328,11 @@ impl Ahead {
         let _ = request.reply.send(Answer::File);
     }
 
-    fn doubt(&self, request: Request, detail: String) {
+    fn doubt(&self, request: Request, why: &Arc<FetchError>) {
+        let trouble = Trouble { name: request.name, why: why.clone() };
         *self.seen.trouble.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
-            Some(format!("{}: {detail}", request.name));
-        let _ = request.reply.send(Answer::Doubt(detail));
+            Some(trouble);
+        let _ = request.reply.send(Answer::Doubt(why.told()));
     }
 }
 

@@ -12,5 +12,6 @@ mod bad_input_running;
 mod bad_input_restore;
 mod replication_only;
 mod stopping;
+mod interrupted;
 mod supervised;
 mod secrets;

@@ -225,8 +225,9 @@ fn away(life: &Life, meanwhile: impl FnOnce() -> Result<()>) -> Result<()> {
     let (code, said) = begun.end()?;
     println!("away: exit {code:?}, {} faults\n{said}", proxy.faults());
     ensure!(proxy.faults() > 0, "nothing was cut");
-    ensure!(code.is_some_and(|code| code != 0), "{said}");
+    ensure!(code == Some(8) && said.contains("error PITR-S001"), "not unreachable: {said}");
     ensure!(said.matches("error PITR-").count() == 1, "one message: {said}");
+    ensure!(said.contains("  why:  ") && said.contains("same command goes on"), "{said}");
     life.assert_in_recovery(&into)?;
     proxy.set(Behaviour::Pass);
     life.restore(&archive, &into, &[])?.ok()?;

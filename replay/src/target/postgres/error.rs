@@ -1,6 +1,7 @@
 //! Why a restore did not end as asked, with the facts a person needs to act.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use proto::archive::ArchiveError;
 use proto::position::ByteCount;
@@ -61,6 +62,13 @@ pub enum RestoreError {
     Archive(#[from] ArchiveError),
     #[error("{program} could not be run: {detail}")]
     Program { program: PathBuf, detail: String },
+    /// Recovery was not given what it asked for, and was stopped by that.
+    #[error("recovery stopped: {name} could not be had from the archive")]
+    NoLog {
+        name: String,
+        #[source]
+        source: Arc<FetchError>,
+    },
     /// The server ended, or would not do what was asked.
     #[error("{what}{}", told(.log))]
     Server { what: String, log: Vec<String> },
@@ -75,6 +83,9 @@ pub enum RestoreError {
     #[error("the work stopped in the middle: {detail}")]
     Stopped { detail: String },
 }
+
+const ONCE_IT_ANSWERS: &str = "check network and store: the same command goes on where it \
+                               stopped, and the database was not opened";
 
 fn told(log: &[String]) -> String {
     log.iter().map(|line| format!("\n    {line}")).collect()
@@ -103,7 +114,8 @@ impl RestoreError {
             | Self::NoServer { .. }
             | Self::Port { .. } => 4,
             Self::Interrupted => 5,
-            Self::Fetch(error) => class_exit(error.class()),
+            Self::Fetch(error) => error.class().map_or(1, class_exit),
+            Self::NoLog { source, .. } => source.class().map_or(1, class_exit),
             Self::Archive(error) => class_exit(error.class()),
             _ => 1,
         }
@@ -136,6 +148,12 @@ impl RestoreError {
                 "the base is damaged: run `pitr verify`, and restore from another one with --base"
             }
             Self::Interrupted => "run the same command again",
+            Self::Fetch(error) if error.class() == Some(Class::Retry) => ONCE_IT_ANSWERS,
+            Self::NoLog { source, .. } if source.class() == Some(Class::Retry) => ONCE_IT_ANSWERS,
+            Self::NoLog { .. } => {
+                "`pitr verify` lists what is missing or damaged; the same command goes on where it \
+                 stopped"
+            }
             Self::Server { .. } | Self::Query { .. } => {
                 "read the server's log in the folder's .pitr/server.log; the same command goes on \
                  once the cause is gone"
@@ -150,5 +168,28 @@ fn class_exit(class: Class) -> u8 {
         Class::Retry => 8,
         Class::Config => 3,
         Class::Absent | Class::Damaged => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn no_log(class: Class) -> RestoreError {
+        let (address, key, detail) = ("x".to_owned(), "log/1".to_owned(), "away".to_owned());
+        let source = StoreError::Unreachable { address, action: "get", key, detail, class };
+        let name = "000000010000000000000003".to_owned();
+        RestoreError::NoLog { name, source: Arc::new(source.into()) }
+    }
+
+    #[test]
+    fn a_store_that_goes_away_during_recovery_is_unreachable_and_no_failed_restore() {
+        let away = no_log(Class::Retry);
+        assert_eq!(away.exit(), 8);
+        assert!(away.next().contains("goes on"), "{}", away.next());
+        assert_eq!(no_log(Class::Config).exit(), 3);
+        assert_eq!(no_log(Class::Damaged).exit(), 1);
+        let local = FetchError::Stopped { detail: "no disk".to_owned() };
+        assert_eq!(RestoreError::Fetch(local).exit(), 1, "nothing of the store's");
     }
 }

@@ -81,7 +81,7 @@ fn same_moment(earlier: &str, asked: &str) -> bool {
     }
 }
 
-/// Restores by `plan`: from the archive that it names.
+/// Restores by `plan`, from the archive that it names, until `interrupted`.
 ///
 /// # Errors
 /// [`RestoreError`], whose `exit` and `next` tell what to do.
@@ -89,32 +89,28 @@ pub async fn restore(
     plan: &Plan,
     options: RestoreOptions,
     progress: &dyn Progress,
+    interrupted: &CancellationToken,
 ) -> Result<Report, RestoreError> {
-    let store = proto::store::url::open(&plan.archive, Access::ReadOnly).await?;
-    let interrupted = CancellationToken::new();
-    let watching = interrupted.clone();
-    let watcher = tokio::spawn(async move {
-        if wait_for_signal().await.is_ok() {
-            watching.cancel();
+    let opening = async { Ok(proto::store::url::open(&plan.archive, Access::ReadOnly).await?) };
+    let store = unless(interrupted, opening).await?;
+    Box::pin(restore_from(store, plan, &options, progress, interrupted)).await
+}
+
+/// What only reads can be dropped where it stands.
+fn unless<T>(
+    interrupted: &CancellationToken,
+    work: impl Future<Output = Result<T, RestoreError>>,
+) -> impl Future<Output = Result<T, RestoreError>> {
+    let work = Box::pin(work);
+    async move {
+        tokio::select! {
+            done = work => done,
+            () = interrupted.cancelled() => Err(RestoreError::Interrupted),
         }
-    });
-    let done = Box::pin(restore_from(store, plan, &options, progress, &interrupted)).await;
-    watcher.abort();
-    done
-}
-
-async fn wait_for_signal() -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut interrupt, mut terminate) =
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
     }
-    Ok(())
 }
 
-/// The same, from a store that is open, until `interrupted`.
+/// The same, from a store that is open.
 ///
 /// # Errors
 /// As [`restore`].
@@ -134,7 +130,7 @@ pub async fn restore_from(
     let binaries = binaries(plan, options)?;
     // Looked at before anything is written, and again when it is taken.
     after::port(options)?;
-    let base = complete(&*store, plan).await?;
+    let base = unless(interrupted, complete(&*store, plan)).await?;
     let mut layout = Layout::open(&folder, plan, &base, &options.tablespaces, owner)?;
     let mut report = begun(plan, &base, &folder, binaries.as_ref(), layout.resumed);
     let jobs = if options.jobs > 0 { options.jobs } else { usual_jobs() };

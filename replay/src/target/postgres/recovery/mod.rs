@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::RestoreError;
 use super::config::Sources;
 use super::server::{Server, Start};
-use crate::fetch::prefetch::Prefetcher;
+use crate::fetch::prefetch::{Prefetcher, Trouble};
 use crate::target::progress::Progress;
 
 const POLL: Duration = Duration::from_millis(200);
@@ -145,11 +145,11 @@ impl Recovery<'_> {
     }
 
     fn ended(&self, server: &Server, status: std::process::ExitStatus) -> RestoreError {
-        let mut log = server.log.failures();
-        log.extend(
-            self.prefetcher.trouble().map(|trouble| format!("log that was asked for: {trouble}")),
-        );
-        RestoreError::Server { what: format!("recovery ended before the target ({status})"), log }
+        if let Some(Trouble { name, why }) = self.prefetcher.trouble() {
+            return RestoreError::NoLog { name, source: why };
+        }
+        let what = format!("recovery ended before the target ({status})");
+        RestoreError::Server { what, log: server.log.failures() }
     }
 }
 

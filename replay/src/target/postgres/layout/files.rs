@@ -9,7 +9,7 @@ use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt, chown, fchown};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt, fchown, lchown};
 use std::path::{Component, Path, PathBuf};
 
 use super::tar::{Kind, Member, Sink, TarError};
@@ -89,9 +89,11 @@ impl Files {
             self.folder(parent)?;
         }
         match DirBuilder::new().mode(0o700).create(path) {
-            Ok(()) => self.give(path)?,
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(failed("creating", path)(e)),
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(failed("creating", path)(e));
+            }
+            // One that is there may be of a run that was killed before it gave it away.
+            _ => self.give(path)?,
         }
         self.made.insert(path.to_owned());
         Ok(())
@@ -99,7 +101,7 @@ impl Files {
 
     fn give(&self, path: &Path) -> Result<(), UnpackError> {
         let Some(owner) = self.root.owner else { return Ok(()) };
-        chown(path, Some(owner.uid), Some(owner.gid)).map_err(failed("giving away", path))
+        lchown(path, Some(owner.uid), Some(owner.gid)).map_err(failed("giving away", path))
     }
 
     fn begin_file(&mut self, member: &Member, path: PathBuf, at: u64) -> Result<(), UnpackError> {

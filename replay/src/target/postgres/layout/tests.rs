@@ -1,7 +1,7 @@
 //! Layouts of small bases in a folder, looked at file by file.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use super::Layout;
+use crate::fetch::place::Owner;
 use crate::fetch::testing::{Archive, noise};
 use crate::target::postgres::RestoreError;
 use crate::target::postgres::testing::{BASE, complete, put_stream};
@@ -260,5 +261,39 @@ async fn members_that_leave_the_folder_are_refused() {
         let error = layout.unpack(store, &case.base, 1, &Silent, &stop).await;
         assert!(matches!(error, Err(RestoreError::Part { .. })), "{path}: {error:?}");
         assert!(!case.scratch.path().join("escape").exists());
+    }
+}
+
+/// Another user where we may give files away, else ourselves.
+fn owner() -> Owner {
+    const NOBODY: u32 = 65_534;
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    if uid == 0 { Owner { uid: NOBODY, gid: NOBODY } } else { Owner { uid, gid } }
+}
+
+fn assert_owned(path: &Path, owner: Owner) {
+    let meta = std::fs::symlink_metadata(path).expect("there");
+    assert_eq!(meta.uid(), owner.uid, "{}", path.display());
+    if meta.is_dir() {
+        for entry in std::fs::read_dir(path).expect("a folder") {
+            assert_owned(&entry.expect("an entry").path(), owner);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_folder_that_a_killed_run_made_and_had_not_given_away_belongs_to_the_server_s_user() {
+    let (case, owner) = (case(100_000).await, owner());
+    drop(case.open().expect("begun"));
+    std::fs::create_dir_all(case.data().join("base/1")).expect("made, and killed");
+    let plan = &case.archive.plan;
+    let mut layout =
+        Layout::open(&case.data(), plan, &case.base, &case.moved(), Some(owner)).expect("resumed");
+    let stop = CancellationToken::new();
+    let store = case.archive.store.clone();
+    layout.unpack(store, &case.base, 3, &Silent, &stop).await.expect("unpacked");
+    layout.seal(&case.base).expect("sealed");
+    for path in ["base", "global", "pg_wal", "pg_tblspc"] {
+        assert_owned(&case.data().join(path), owner);
     }
 }

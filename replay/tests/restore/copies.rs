@@ -117,7 +117,7 @@ fn ask(source: &Source, port: u16, query: &str) -> Result<String> {
     Ok(String::from_utf8(process::run(psql)?.stdout)?.trim().to_owned())
 }
 
-fn stop(source: &Source, folder: &std::path::Path) -> Result<()> {
+pub(crate) fn stop(source: &Source, folder: &std::path::Path) -> Result<()> {
     let mut command = source.cluster.tool("pg_ctl");
     command.arg("-D").arg(folder).args(["-m", "fast", "-w", "stop"]);
     process::run(command).map(drop)

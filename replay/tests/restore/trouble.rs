@@ -151,6 +151,29 @@ fn open_to_all(folder: &std::path::Path) -> Result<()> {
     Ok(())
 }
 
+/// As PostgreSQL 14 leaves a folder when it is stopped between removing the signal and writing the
+/// new timeline's history.
+#[tokio::test(flavor = "multi_thread")]
+async fn recovery_cut_off_behind_its_signal_goes_on_and_opens_nothing_beyond_the_target()
+-> Result<()> {
+    let mut source = Source::new(builder(), BaseWishes::default()).await?;
+    let first = source.transaction("INSERT INTO t VALUES (1, 'a')")?;
+    let moment = source.cluster.record("postgres")?;
+    source.transaction("INSERT INTO t VALUES (2, 'b')")?;
+    source.log().await?;
+    let plan = source.plan(Target::Xid(first), false).await?;
+    let mut options = source.options("copy");
+    options.then = replay::target::postgres::Then::Pause;
+    let paused = source.restore_with(&plan, &options).await?;
+    assert_eq!(paused.left, Left::Paused, "{}", paused.text());
+    crate::copies::stop(&source, &paused.folder)?;
+    std::fs::remove_file(paused.folder.join("recovery.signal"))?;
+    let report = source.restore(&plan, "copy").await?;
+    assert_eq!(report.exit(), 0, "{}", report.text());
+    assert_eq!(report.new_timeline.map(|timeline| timeline.0), Some(2), "{}", report.text());
+    source.open(&report.folder)?.assert_holds(&moment)
+}
+
 /// `pitr restore` as a process of its own.
 fn command(source: &Source) -> std::process::Command {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_pitr"));

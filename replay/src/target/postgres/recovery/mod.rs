@@ -5,9 +5,11 @@
 //! error. After a crash at any line the folder is in recovery, and the same command goes on from
 //! the last restart point.
 
+mod ended;
 mod prove;
 mod finish;
 
+pub use ended::has_ended;
 pub use finish::{collations, half_dropped, promote, quiet_subscriptions};
 pub use prove::prove;
 

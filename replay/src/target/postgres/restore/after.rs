@@ -59,9 +59,12 @@ impl Run<'_> {
         let work = folder.join(WORK_FOLDER);
         let plan = Arc::new(self.plan.clone());
         let (store, owner) = (self.store.clone(), self.sources.owner);
+        // An earlier run may have ended recovery already, and was stopped behind it.
+        let recovered = recovery::has_ended(&self.start(None), &self.sources).await?;
         let prefetcher = Prefetcher::start(store, plan, &work, owner, self.jobs)?;
-        // Without the signal an earlier run has ended recovery already, and was stopped behind it.
-        let reached = if folder.join("recovery.signal").exists() {
+        let reached = if recovered {
+            self.enter_recovered().await?
+        } else {
             let recovery = Recovery {
                 sources: Sources { ..self.sources },
                 start: self.start(pausing),
@@ -70,8 +73,6 @@ impl Run<'_> {
                 interrupted: self.interrupted,
             };
             Box::pin(recovery.to_target()).await?
-        } else {
-            self.enter_recovered().await?
         };
         phases.ended("recovery");
         report.log_bytes = prefetcher.fetched_bytes();

@@ -240,7 +240,10 @@ fn end_with_parent(command: &mut Command) {
 }
 
 /// A server that a killed restore left has been told to end; the next one needs its folder.
-async fn earlier_has_ended(folder: &Path) -> Result<(), RestoreError> {
+///
+/// # Errors
+/// When it goes on running.
+pub async fn earlier_has_ended(folder: &Path) -> Result<(), RestoreError> {
     let path = folder.join("postmaster.pid");
     let deadline = tokio::time::Instant::now() + EARLIER_TIMEOUT;
     loop {

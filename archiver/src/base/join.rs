@@ -77,9 +77,9 @@ pub fn tell(complete: &Complete, json: bool, out: &mut dyn Write) -> io::Result<
     if json {
         return out.write_all(&proto::archive::to_json(&serde_json::json!({
             "id": complete.id,
-            "start": complete.postgres.start,
-            "stop": complete.postgres.stop,
-            "timeline": complete.postgres.timeline,
+            "start": complete.postgres().start,
+            "stop": complete.postgres().stop,
+            "timeline": complete.postgres().timeline,
             "raw_bytes": complete.raw_bytes,
             "bytes": complete.stored_bytes,
             "damaged": complete.damaged,
@@ -87,7 +87,7 @@ pub fn tell(complete: &Complete, json: bool, out: &mut dyn Write) -> io::Result<
     }
     let (raw, stored) = (ByteCount(complete.raw_bytes), ByteCount(complete.stored_bytes));
     writeln!(out, "base {}: {raw}, stored as {stored}", complete.id)?;
-    writeln!(out, "every moment from {} on can be restored from it", complete.postgres.stop)?;
+    writeln!(out, "every moment from {} on can be restored from it", complete.postgres().stop)?;
     for page in &complete.damaged {
         let block = page.block.map_or_else(String::new, |block| format!(", block {block}"));
         writeln!(out, "DAMAGED on the server: {}{block}: {}", page.file, page.detail)?;

@@ -140,7 +140,7 @@ impl Keeper {
                 self.failed = None;
                 self.state.based(complete.finished);
                 tracing::info!(
-                    id = %complete.id, start = %complete.postgres.start, stop = %complete.postgres.stop,
+                    id = %complete.id, start = %complete.postgres().start, stop = %complete.postgres().stop,
                     raw = %proto::position::ByteCount(complete.raw_bytes),
                     stored = %proto::position::ByteCount(complete.stored_bytes),
                     "base complete: PROTECTED"

@@ -24,7 +24,7 @@ pub struct Taken {
 
 impl From<&Complete> for Taken {
     fn from(complete: &Complete) -> Self {
-        let postgres = &complete.postgres;
+        let postgres = complete.postgres();
         Self {
             start: postgres.start,
             timeline: postgres.timeline,

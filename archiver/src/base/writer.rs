@@ -277,7 +277,7 @@ fn describe(
         program: PROGRAM.to_owned(),
         raw_bytes: copied.archives.iter().map(|archive| archive.raw_bytes).sum(),
         stored_bytes: parts.map(|part| part.bytes).sum::<u64>() + manifest_bytes,
-        postgres: PostgresBase {
+        postgres: Some(PostgresBase {
             version_num: facts.version_num,
             system_identifier: facts.system_identifier,
             timeline: start.timeline,
@@ -287,7 +287,8 @@ fn describe(
             checksums: facts.checksums,
             settings: facts.settings,
             tablespaces: start.tablespaces,
-        },
+        }),
+        mongodb: None,
         archives: copied.archives,
         manifest: copied.manifest,
         config_files: facts.config_files,
@@ -302,7 +303,7 @@ async fn finish(
     complete: &Complete,
     clock: &dyn Clock,
 ) -> Result<(), BaseError> {
-    let postgres = &complete.postgres;
+    let postgres = complete.postgres();
     let needed = Needed {
         start: postgres.start,
         timeline: postgres.timeline,

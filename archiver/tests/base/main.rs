@@ -65,7 +65,7 @@ fn unpack_all(folder: &Folder, complete: &Complete) -> Result<PathBuf> {
     let parts = folder.path().join(LINEAGE.base(&complete.id));
     let data = folder.sub("data")?;
     unpack(&parts, "base", &data)?;
-    for tablespace in &complete.postgres.tablespaces {
+    for tablespace in &complete.postgres().tablespaces {
         let place = folder.sub(&tablespace.oid.to_string())?;
         unpack(&parts, &tablespace.oid.to_string(), &place)?;
         symlink(&place, data.join("pg_tblspc").join(tablespace.oid.to_string()))?;
@@ -116,10 +116,10 @@ async fn a_base_under_load_is_what_pg_verifybackup_expects() -> Result<()> {
         let base = complete.archives.last().context("no archive")?;
         assert_eq!(base.name, "base");
         assert!(base.parts.len() > 1, "one part of {} bytes", base.raw_bytes);
-        assert_eq!(complete.postgres.tablespaces.len(), 1);
-        assert_eq!(complete.postgres.version_num / 10_000, major);
-        assert!(complete.postgres.checksums && complete.damaged.is_empty());
-        assert!(complete.postgres.settings.contains_key("max_connections"));
+        assert_eq!(complete.postgres().tablespaces.len(), 1);
+        assert_eq!(complete.postgres().version_num / 10_000, major);
+        assert!(complete.postgres().checksums && complete.damaged.is_empty());
+        assert!(complete.postgres().settings.contains_key("max_connections"));
         assert!(complete.started < complete.finished);
         let last = *told.lock().expect("no panics").last().context("no progress")?;
         assert!(last.waiting_for_log && last.raw_bytes > 20 << 20, "{last:?}");

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::mongodb::base::MongodbBase;
 use crate::postgres::lsn::{Lsn, Timeline};
 use crate::segment::{Engine, Hash};
 use crate::timestamp::Timestamp;
@@ -21,13 +22,18 @@ pub struct Complete {
     pub finished: Timestamp,
     /// `pitrd 0.1.0`.
     pub program: String,
-    /// Raw bytes of all tar streams, and bytes in the store.
+    /// Raw bytes of everything that was copied, and bytes in the store.
     pub raw_bytes: u64,
     pub stored_bytes: u64,
-    pub postgres: PostgresBase,
-    /// In the order in which the streams are unpacked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub postgres: Option<PostgresBase>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mongodb: Option<MongodbBase>,
+    /// PostgreSQL's, in the order in which the streams are unpacked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub archives: Vec<TarStream>,
     /// The server's own manifest (`backup_manifest`), one zstd object.
+    #[serde(default)]
     pub manifest: Option<ObjectRef>,
     /// Files that PostgreSQL keeps outside the data folder (Debian), by name: `pg_hba.conf` …
     #[serde(default)]
@@ -114,6 +120,31 @@ pub struct DamagedPage {
 }
 
 impl Complete {
+    /// Whether it is a base of that engine's, with the part that only such a base has.
+    pub const fn is_of(&self, engine: Engine) -> bool {
+        match (engine, self.engine) {
+            (Engine::Postgresql, Engine::Postgresql) => self.postgres.is_some(),
+            (Engine::Mongodb, Engine::Mongodb) => self.mongodb.is_some(),
+            _ => false,
+        }
+    }
+
+    /// The PostgreSQL part.
+    ///
+    /// # Panics
+    /// When the base is none of PostgreSQL's: whoever reads one asks [`Self::is_of`] first.
+    pub const fn postgres(&self) -> &PostgresBase {
+        self.postgres.as_ref().expect("a base of PostgreSQL's")
+    }
+
+    /// The MongoDB part.
+    ///
+    /// # Panics
+    /// When the base is none of MongoDB's: whoever reads one asks [`Self::is_of`] first.
+    pub const fn mongodb(&self) -> &MongodbBase {
+        self.mongodb.as_ref().expect("a base of MongoDB's")
+    }
+
     pub fn encode(&self) -> Vec<u8> {
         super::to_json(self)
     }

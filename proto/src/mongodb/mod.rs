@@ -9,6 +9,8 @@ mod walk;
 mod entry;
 mod note;
 
+pub mod base;
+
 #[cfg(test)]
 mod tests;
 

@@ -272,7 +272,7 @@ pub(crate) fn complete() -> Complete {
         program: text("pitrd 0.1.0"),
         raw_bytes: 12_288,
         stored_bytes: 3_500,
-        postgres: PostgresBase {
+        postgres: Some(PostgresBase {
             version_num: 150_018,
             system_identifier: identity().cluster,
             timeline: Timeline(3),
@@ -286,7 +286,8 @@ pub(crate) fn complete() -> Complete {
                 location: text("/fast"),
                 bytes: Some(4_096),
             }],
-        },
+        }),
+        mongodb: None,
         archives: vec![
             stream("base", None, base),
             stream("16400", Some(16_400), vec![part("16400.tar.zst.000001", 0, None)]),

@@ -145,14 +145,14 @@ impl Catalog {
 
     /// Whether a base stands on a path.
     pub fn is_on(&self, path: &LogPath, base: &Base) -> bool {
-        let postgres = &base.complete.postgres;
+        let postgres = base.complete.postgres();
         path.history.contains(postgres.timeline, postgres.start)
             && path.history.contains(postgres.stop_timeline, postgres.stop)
     }
 
     /// Whether a base stands on a path, and its log from its start to its stop in a range of it.
     pub fn is_usable(&self, path: &LogPath, range: LogRange, base: &Base) -> bool {
-        let postgres = &base.complete.postgres;
+        let postgres = base.complete.postgres();
         self.is_on(path, base) && range.holds(postgres.start, postgres.stop)
     }
 
@@ -170,7 +170,7 @@ impl Catalog {
             let from = base.complete.finished;
             windows.push(Window {
                 from,
-                from_lsn: base.complete.postgres.stop,
+                from_lsn: base.complete.postgres().stop,
                 to: end.proven().map_or(from, |proven| proven.max(from)),
                 to_lsn: end.lsn,
                 base: base.id().to_owned(),

@@ -46,7 +46,7 @@ impl Catalog {
         // The log goes last: what stands in it is at least as new as everything else.
         let histories = histories(&*store, lineage, &mut damage).await?;
         let ledger = ledger(&*store, lineage, &mut damage).await?;
-        let (bases, unfinished) = bases(&*store, lineage, &mut damage).await?;
+        let (bases, unfinished) = bases(&*store, lineage, identity.engine, &mut damage).await?;
         let size = identity.postgres().map_or(SegmentSize::DEFAULT, |p| p.segment_bytes);
         let logs = log::read(&*store, lineage, size, &mut damage).await?;
         let cache = read::Cache::default();
@@ -155,6 +155,7 @@ async fn ledger(
 async fn bases(
     store: &dyn Store,
     lineage: Lineage,
+    engine: Engine,
     damage: &mut Vec<Damage>,
 ) -> Result<(Vec<Base>, Vec<String>), CatalogError> {
     let ids = store.folders(&lineage.bases()).await?;
@@ -175,7 +176,12 @@ async fn bases(
     for (id, complete) in read {
         let key = lineage.base_complete(&id).to_string();
         match complete {
-            Ok(Some(complete)) if complete.id == id => bases.push(Base { complete }),
+            Ok(Some(complete)) if complete.id == id && complete.is_of(engine) => {
+                bases.push(Base { complete });
+            }
+            Ok(Some(complete)) if complete.id == id => {
+                damage.push(Damage { key, detail: format!("it is no base of {engine}") });
+            }
             Ok(Some(complete)) => {
                 let detail = format!("it is the completion of another base, {}", complete.id);
                 damage.push(Damage { key, detail });
@@ -184,7 +190,7 @@ async fn bases(
             Err(error) => damage.push(Damage { key, detail: describe(&error) }),
         }
     }
-    bases.sort_by_key(|base| (base.complete.postgres.stop, base.complete.finished));
+    bases.sort_by_key(|base| (base.complete.postgres().stop, base.complete.finished));
     Ok((bases, unfinished))
 }
 

@@ -49,7 +49,7 @@ impl Catalog {
         let bases: Vec<&Base> =
             self.bases.iter().filter(|b| self.is_on(&path, b) && allowed(b)).collect();
         // What stands before the first base cannot be restored: it is not looked at.
-        let first = bases.iter().map(|base| size.segment_of(base.complete.postgres.start)).min();
+        let first = bases.iter().map(|base| size.segment_of(base.complete.postgres().start)).min();
         let first = first.unwrap_or(0);
         let ranges: Vec<LogRange> =
             self.ranges(&path).into_iter().filter(|r| size.segment_of(r.to) >= first).collect();
@@ -156,8 +156,8 @@ fn summary_of(base: &Base) -> BaseSummary {
     let complete = &base.complete;
     BaseSummary {
         id: complete.id.clone(),
-        start: complete.postgres.start,
-        stop: complete.postgres.stop,
+        start: complete.postgres().start,
+        stop: complete.postgres().stop,
         started: complete.started,
         finished: complete.finished,
     }

@@ -226,9 +226,9 @@ impl ShownBase {
         let complete = &base.complete;
         Self {
             id: complete.id.clone(),
-            start: complete.postgres.start,
-            stop: complete.postgres.stop,
-            timeline: complete.postgres.timeline,
+            start: complete.postgres().start,
+            stop: complete.postgres().stop,
+            timeline: complete.postgres().timeline,
             finished: complete.finished,
             bytes: complete.stored_bytes,
             raw_bytes: complete.raw_bytes,

@@ -94,8 +94,8 @@ fn check_base(catalog: &Catalog, path: &LogPath, id: &str) -> Result<(), PlanErr
     }
     Err(PlanError::BaseElsewhere {
         id: id.to_owned(),
-        timeline: base.complete.postgres.stop_timeline,
-        stop: base.complete.postgres.stop,
+        timeline: base.complete.postgres().stop_timeline,
+        stop: base.complete.postgres().stop,
         wanted: path.timeline(),
     })
 }
@@ -136,7 +136,7 @@ async fn build(
 ) -> Result<Plan, PlanError> {
     let base = resolved.bases.first().and_then(|id| catalog.base(id));
     let base = base.ok_or(PlanError::Refused(Box::new(Refusal::NoBase)))?;
-    let postgres = &base.complete.postgres;
+    let postgres = base.complete.postgres();
     // Recovery reads the record at the target even when it is left out, and never stops before the
     // base is consistent.
     let end = resolved.stop.record_end.max(postgres.stop);
@@ -187,12 +187,12 @@ fn planned(base: &Base) -> PlannedBase {
     let complete = &base.complete;
     PlannedBase {
         id: complete.id.clone(),
-        timeline: complete.postgres.timeline,
-        start: complete.postgres.start,
-        stop: complete.postgres.stop,
-        stop_timeline: complete.postgres.stop_timeline,
+        timeline: complete.postgres().timeline,
+        start: complete.postgres().start,
+        stop: complete.postgres().stop,
+        stop_timeline: complete.postgres().stop_timeline,
         finished: complete.finished,
-        version_num: complete.postgres.version_num,
+        version_num: complete.postgres().version_num,
         stored_bytes: complete.stored_bytes,
         raw_bytes: complete.raw_bytes,
         damaged: base.is_damaged(),

@@ -28,7 +28,7 @@ pub(super) async fn needed(
     base: &Base,
     end: Lsn,
 ) -> Result<(BTreeMap<String, u64>, usize), CatalogError> {
-    let postgres = &base.complete.postgres;
+    let postgres = base.complete.postgres();
     let mut values = NEEDED.map(|(name, default)| {
         let saved = postgres.settings.get(name).and_then(|value| value.parse().ok());
         saved.unwrap_or(default)

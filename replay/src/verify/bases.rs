@@ -97,7 +97,7 @@ async fn check_part(
 
 /// A base stands on some timeline's way, and the log there is unbroken from its start to its stop.
 fn check_log(catalog: &Catalog, base: &Base, report: &mut Report) {
-    let postgres = &base.complete.postgres;
+    let postgres = base.complete.postgres();
     let key = catalog.lineage.base_complete(base.id()).to_string();
     let path = LogPath::new(catalog.history(postgres.stop_timeline));
     let usable = catalog.ranges(&path).iter().any(|range| catalog.is_usable(&path, *range, base));

@@ -102,20 +102,21 @@ impl Source {
         }
         streams.push(put_stream(&self.archive, "base", None, &tar, PART, FRAME).await);
         let mut base = complete(streams, tablespaces);
-        base.postgres.version_num = version_num;
-        base.postgres.system_identifier = self.archive.plan.identity.cluster.clone();
-        base.postgres.timeline = Timeline(self.cluster.timeline()?);
-        base.postgres.stop_timeline = base.postgres.timeline;
-        (base.postgres.start, base.postgres.stop) = (lsn("Start-LSN")?, lsn("End-LSN")?);
         base.finished = SystemClock::new().wall();
+        let postgres = base.postgres.as_mut().context("a base of PostgreSQL's")?;
+        postgres.version_num = version_num;
+        postgres.system_identifier = self.archive.plan.identity.cluster.clone();
+        postgres.timeline = Timeline(self.cluster.timeline()?);
+        postgres.stop_timeline = postgres.timeline;
+        (postgres.start, postgres.stop) = (lsn("Start-LSN")?, lsn("End-LSN")?);
         let settings = self.cluster.query(
             "postgres",
             "SELECT name, setting FROM pg_settings \
              WHERE source NOT IN ('default', 'override', 'client', 'session')",
         )?;
-        base.postgres.settings =
+        postgres.settings =
             settings.into_iter().map(|mut row| (row.remove(0), row.remove(0))).collect();
-        self.start = base.postgres.start;
+        self.start = postgres.start;
         let identity = self.archive.plan.identity.clone();
         let first = identity.postgres().map(|p| p.segment_bytes.floor(self.start));
         let mut identity = identity;

@@ -211,8 +211,8 @@ async fn complete(store: &dyn Store, plan: &Plan) -> Result<Complete, RestoreErr
     let bytes = store.get(&key, Range::All).await?;
     let base: Complete = proto::archive::from_json(&key, &bytes)?;
     let same = base.id == plan.base.id
-        && base.postgres.start == plan.base.start
-        && base.postgres.stop == plan.base.stop;
+        && base.postgres().start == plan.base.start
+        && base.postgres().stop == plan.base.stop;
     if !same {
         let detail = "it is not the one that was planned with".to_owned();
         return Err(RestoreError::Base { id: plan.base.id.clone(), detail });
@@ -247,7 +247,7 @@ fn begun(
     binaries: Option<&Binaries>,
     resumed: bool,
 ) -> Report {
-    let number = base.postgres.version_num;
+    let number = base.postgres().version_num;
     let of_base = format!("{}.{}", number / 10_000, number % 10_000);
     Report {
         engine: "postgresql".to_owned(),

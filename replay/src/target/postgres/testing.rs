@@ -97,7 +97,7 @@ pub(crate) fn complete(archives: Vec<TarStream>, tablespaces: Vec<Tablespace>) -
         program: "test".to_owned(),
         raw_bytes,
         stored_bytes,
-        postgres: PostgresBase {
+        postgres: Some(PostgresBase {
             version_num: 150_000,
             system_identifier: "7000000000000000001".to_owned(),
             timeline: Timeline(1),
@@ -107,7 +107,8 @@ pub(crate) fn complete(archives: Vec<TarStream>, tablespaces: Vec<Tablespace>) -
             checksums: true,
             settings: BTreeMap::new(),
             tablespaces,
-        },
+        }),
+        mongodb: None,
         archives,
         manifest: None,
         config_files: BTreeMap::new(),

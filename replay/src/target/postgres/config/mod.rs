@@ -102,7 +102,7 @@ impl Sources<'_> {
         let missing = |name: &str| !self.folder.join(name).exists();
         if missing("postgresql.conf") {
             let known = self.binaries.and_then(Binaries::settings);
-            let text = stays::minimal_conf(&self.base.postgres.settings, known.as_ref());
+            let text = stays::minimal_conf(&self.base.postgres().settings, known.as_ref());
             self.write("postgresql.conf", &text)?;
             notes.push(
                 "postgresql.conf was kept outside the folder: written from the saved settings"

@@ -130,7 +130,7 @@ fn elsewhere(
 
 /// The most that the base, the plan and the log itself ask for.
 fn needed(sources: &Sources<'_>, name: &str) -> u64 {
-    let saved = sources.base.postgres.settings.get(name).and_then(|value| value.parse().ok());
+    let saved = sources.base.postgres().settings.get(name).and_then(|value| value.parse().ok());
     let planned = sources.plan.settings.get(name).copied();
     let raised = sources.raised.get(name).copied();
     [saved, planned, raised].into_iter().flatten().max().unwrap_or(0)

@@ -86,7 +86,12 @@ async fn an_earlier_recoverys_target_does_not_meet_ours() {
 async fn written_twice_it_comes_out_the_same_and_its_end_takes_recovery_out() {
     let conf = "shared_preload_libraries = 'pg_cron, other'\nmax_connections = 40\n";
     let mut case = case(Some(conf), "").await;
-    case.base.postgres.settings.insert("max_connections".into(), "120".into());
+    case.base
+        .postgres
+        .as_mut()
+        .expect("ours")
+        .settings
+        .insert("max_connections".into(), "120".into());
     case.plan.settings.insert("max_worker_processes".into(), 33);
     case.raised.insert("max_wal_senders".into(), 44);
     case.configure("/bin/pitr");
@@ -130,8 +135,18 @@ async fn includes_inside_the_folder_are_cleaned_and_those_outside_dropped_with_a
 #[tokio::test]
 async fn a_base_without_configuration_gets_a_minimal_one_from_what_was_saved() {
     let mut case = case(None, "").await;
-    case.base.postgres.settings.insert("max_connections".into(), "77".into());
-    case.base.postgres.settings.insert("data_directory".into(), "/var/lib/x".into());
+    case.base
+        .postgres
+        .as_mut()
+        .expect("ours")
+        .settings
+        .insert("max_connections".into(), "77".into());
+    case.base
+        .postgres
+        .as_mut()
+        .expect("ours")
+        .settings
+        .insert("data_directory".into(), "/var/lib/x".into());
     let hba = "local all all peer\ninclude /etc/hba.more\n";
     case.base.config_files.insert("pg_hba.conf".into(), hba.into());
     let notes = case.configure("/bin/pitr");

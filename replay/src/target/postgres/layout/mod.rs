@@ -155,7 +155,7 @@ impl Layout {
     /// Links of the tablespaces, and the map by which recovery makes them again.
     fn link_tablespaces(&self, base: &Complete) -> Result<(), RestoreError> {
         let mut map = String::new();
-        for tablespace in base.postgres.tablespaces.iter().filter(|t| is_outside(t)) {
+        for tablespace in base.postgres().tablespaces.iter().filter(|t| is_outside(t)) {
             let Some(place) = self.tablespaces.get(&tablespace.oid) else { continue };
             let link = self.folder.join("pg_tblspc").join(tablespace.oid.to_string());
             match std::fs::remove_file(&link) {
@@ -241,7 +241,7 @@ fn check_place(oid: u32, place: &Path, base: &Complete) -> Result<(), RestoreErr
 }
 
 fn unfit(oid: u32, place: &Path, base: &Complete, detail: String) -> RestoreError {
-    let of = base.postgres.tablespaces.iter().find(|t| t.oid == oid);
+    let of = base.postgres().tablespaces.iter().find(|t| t.oid == oid);
     let location = of.map(|t| t.location.clone()).unwrap_or_default();
     RestoreError::TablespacePlace { oid, location, place: place.to_owned(), detail }
 }
@@ -274,7 +274,7 @@ fn places(
     moved: &BTreeMap<String, PathBuf>,
 ) -> Result<BTreeMap<u32, PathBuf>, RestoreError> {
     let mut places = BTreeMap::new();
-    for tablespace in &base.postgres.tablespaces {
+    for tablespace in &base.postgres().tablespaces {
         let (oid, location) = (tablespace.oid, tablespace.location.as_str());
         let moved_to = moved.get(location).or_else(|| moved.get(&oid.to_string()));
         let place = match moved_to {
@@ -288,7 +288,7 @@ fn places(
         places.insert(oid, place);
     }
     let known = |name: &&String| {
-        base.postgres
+        base.postgres()
             .tablespaces
             .iter()
             .any(|t| t.location == **name || t.oid.to_string() == **name)

@@ -11,26 +11,26 @@ use proto::archive::ArchiveError;
 use proto::clock::Clock;
 use proto::disk::Disk;
 use proto::position::Position;
-use proto::postgres::lsn::{Lsn, Timeline};
+use proto::postgres::lsn::Lsn;
 use proto::segment::Codec;
 use proto::store::Store;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-pub use crate::begin::{Opened, open};
+pub use crate::begin::Opened;
 use crate::ring::ring;
 use crate::seal::IndexQueue;
 use crate::ship::health::Health;
-use crate::ship::resume::{self, End};
+use crate::ship::resume;
 use crate::ship::{AckFrom, DurableWatch, ShipError, ShipStart, ShipTools, Shipper};
-use crate::source::postgres::capture::{Capture, CaptureError, CaptureSetup};
-use crate::source::postgres::commits::WalCommits;
-use crate::source::postgres::indexer::WalIndexer;
-use crate::source::postgres::{ConnectOptions, SlotName};
+use crate::source::postgres::capture::CaptureError;
+use crate::source::{CaptureStart, Source};
+use crate::spool::held::{self, HeldError};
 use crate::spool::recover::{self, RecoverSetup};
 use crate::spool::spooler::blocking;
-use crate::spool::{SpoolError, SpoolLevel, SpoolSetup, Spooler, WalSegments};
+use crate::spool::{SpoolError, SpoolLevel, SpoolSetup, Spooler};
 use crate::watch::lag::LagProbe;
+use crate::watch::line;
 use crate::watch::state::{Phase, State};
 
 /// How long a stop waits for the last tail.
@@ -39,14 +39,11 @@ const LAST_TAIL: Duration = Duration::from_secs(8);
 /// What a run is told.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    pub source: ConnectOptions,
-    pub slot: SlotName,
+    pub source: Arc<dyn Source>,
     pub spool: PathBuf,
     pub codec: Codec,
     pub flush: Duration,
     pub ack: AckFrom,
-    pub synchronous: bool,
-    pub accept: Option<Timeline>,
     pub new_lineage: bool,
 }
 
@@ -76,8 +73,20 @@ pub enum PipelineError {
     /// Two writers could not be kept apart there, or what was written not be found again.
     #[error("the store at {address} lacks {}", missing.join(", "))]
     Lacking { address: String, missing: Vec<&'static str> },
+    /// What a source says when nobody takes its log any more.
+    #[error(transparent)]
+    Closed(#[from] crate::ring::Closed),
     #[error("a task of the pipeline died")]
     Task,
+}
+
+impl From<HeldError> for PipelineError {
+    fn from(error: HeldError) -> Self {
+        match error {
+            HeldError::Spool(error) => error.into(),
+            HeldError::Archive(error) => error.into(),
+        }
+    }
 }
 
 impl From<proto::store::StoreError> for PipelineError {
@@ -91,10 +100,14 @@ impl PipelineError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Spool(error) => error.is_retryable(),
-            Self::Capture(CaptureError::Pipeline(_)) => true,
             Self::Ship(ShipError::Spool(error)) => error.is_retryable(),
-            _ => false,
+            _ => self.is_closed(),
         }
+    }
+
+    /// Whether it says only that the pipeline has ended, and not why.
+    const fn is_closed(&self) -> bool {
+        matches!(self, Self::Closed(_) | Self::Capture(CaptureError::Pipeline(_)))
     }
 
     /// Whether another writer has taken over.
@@ -128,7 +141,7 @@ pub struct Running {
     pub durable: DurableWatch,
     pub base_wanted: Arc<Notify>,
     stop: CancellationToken,
-    capture: tokio::task::JoinHandle<Result<(), CaptureError>>,
+    capture: tokio::task::JoinHandle<Result<(), PipelineError>>,
     spool: tokio::task::JoinHandle<Result<(), SpoolError>>,
     ship: tokio::task::JoinHandle<Result<(), ShipError>>,
     index: tokio::task::JoinHandle<()>,
@@ -147,9 +160,9 @@ pub async fn start(
 ) -> Result<Running, PipelineError> {
     // An error of this pipeline ends this pipeline, not the whole run.
     let stop = stop.child_token();
-    let (lineage, size) = (opened.lineage, opened.postgres.segment_bytes);
-    let segmenter = Arc::new(WalSegments(size));
-    let end: End = resume::find_end(&*ground.store, lineage, &opened.postgres).await?;
+    let (lineage, engine, source) = (opened.lineage, opened.identity.engine, &settings.source);
+    let segmenter = source.segmenter(opened);
+    let end = source.find_end(&*ground.store, opened).await?;
     let tools = ShipTools {
         store: ground.store.clone(),
         disk: ground.disk.clone(),
@@ -158,7 +171,7 @@ pub async fn start(
         writer,
         codec: settings.codec,
     };
-    let chain = resume::fence(&tools, opened.identity.engine, &end).await?;
+    let chain = resume::fence(&tools, engine, &end).await?;
     let setup = RecoverSetup {
         disk: ground.disk.clone(),
         dir: settings.spool.clone(),
@@ -170,12 +183,20 @@ pub async fn start(
     let store_end = end.store.clone();
     let recovered = blocking(move || recover::recover(&setup, &store_end)).await?;
     ground.level.set(recovered.bytes);
-    let probe = Arc::new(LagProbe::new(ground.clock.clone(), Arc::new(WalCommits(size))));
-    let state = Arc::new(State::new(probe.clone(), ground.health.clone(), ground.level.clone()));
+    let places = held::Places {
+        disk: &ground.disk,
+        store: &*ground.store,
+        lineage,
+        before: end.before.as_ref(),
+    };
+    let held = held::find(&places, &*segmenter, &recovered).await?;
+    let probe = Arc::new(LagProbe::new(ground.clock.clone(), source.commits(opened)));
+    let (health, level) = (ground.health.clone(), ground.level.clone());
+    let state = Arc::new(State::new(engine, probe.clone(), health, level));
     let next = Position::new(recovered.start.epoch, recovered.start.next);
     tracing::info!(
-        stored = %crate::watch::line::shown(end.durable),
-        held = %crate::watch::line::shown(Some(next)),
+        stored = %line::shown(engine, end.durable),
+        held = %line::shown(engine, Some(next)),
         waiting_segments = recovered.sealed.len(),
         writer, lineage = lineage.0, "continuing"
     );
@@ -183,7 +204,7 @@ pub async fn start(
     let (sender, receiver) = ring();
     let (events, inbox) = mpsc::unbounded_channel();
     let (index, index_task) =
-        IndexQueue::start(Box::new(WalIndexer::new(size)), tools.clone(), ground.level.clone());
+        IndexQueue::start(source.indexer(opened), tools.clone(), ground.level.clone());
     let start = ShipStart { stored: end.durable, chain, sealed: recovered.sealed };
     let (shipper, durable) =
         Shipper::new(tools, settings.ack, ground.level.clone(), index, inbox, start);
@@ -199,35 +220,28 @@ pub async fn start(
         lineage: lineage.0,
         writer,
     };
-    let spooler = Spooler::new(
-        spool_setup,
-        recovered.start,
-        Box::new(WalIndexer::new(size)),
-        receiver,
-        events,
-    );
+    let behind = held.behind.clone();
+    let spooler =
+        Spooler::new(spool_setup, recovered.start, source.indexer(opened), receiver, events)
+            .behind(behind);
     let base_wanted = Arc::new(Notify::new());
-    let capture_setup = CaptureSetup {
-        options: settings.source.clone(),
-        slot: settings.slot.clone(),
-        identity: opened.postgres.clone(),
-        cluster: opened.identity.cluster.clone(),
-        store: ground.store.clone(),
-        lineage,
-        clock: ground.clock.clone(),
+    let capture = source.capture(CaptureStart {
+        ground: ground.clone(),
+        opened: opened.clone(),
+        ring: sender,
+        durable: durable.clone(),
         state: state.clone(),
-        accept: settings.accept,
-        synchronous: settings.synchronous,
+        stop: stop.clone(),
         base_wanted: base_wanted.clone(),
-    };
-    let acknowledged = durable.acknowledged.clone();
-    let capture = Capture::new(capture_setup, sender, acknowledged, stop.clone(), next);
+        next,
+        held,
+    });
     Ok(Running {
         state,
         durable,
         base_wanted,
         stop,
-        capture: tokio::spawn(capture.run()),
+        capture: tokio::spawn(capture),
         spool: tokio::spawn(spooler.run()),
         ship: tokio::spawn(shipper.run()),
         index: index_task,
@@ -283,7 +297,7 @@ type Task<E> = tokio::task::JoinHandle<Result<(), E>>;
 /// Waits for all three, or for the first error. `false`: the store did not take the last bytes in
 /// time after the source had ended.
 async fn ended(
-    capture: &mut Task<CaptureError>,
+    capture: &mut Task<PipelineError>,
     spool: &mut Task<SpoolError>,
     ship: &mut Task<ShipError>,
     last_tail: LastTail,
@@ -305,7 +319,7 @@ async fn ended(
             done = &mut *capture, if deadline.is_none() => match flat(done) {
                 Ok(()) => deadline = Some(last_tail.deadline()),
                 // It says only that the others have ended: they know why.
-                Err(closed @ PipelineError::Capture(CaptureError::Pipeline(_))) => {
+                Err(closed) if closed.is_closed() => {
                     why_closed = Some(closed);
                     deadline = Some(last_tail.deadline());
                 }
@@ -336,3 +350,7 @@ fn flat<T, E: Into<PipelineError>>(
         Err(_) => Err(PipelineError::Task),
     }
 }
+
+#[cfg(test)]
+#[path = "pipeline_tests.rs"]
+mod tests;

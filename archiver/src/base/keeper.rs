@@ -6,20 +6,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::archive::ArchiveError;
-use proto::archive::ledger;
-use proto::postgres::history::History;
-use proto::postgres::lsn::Timeline;
-use proto::store::Range;
+use proto::archive::base::Complete;
+use proto::segment::Codec;
 use proto::timestamp::Timestamp;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::postgres::PostgresSource;
-use super::schedule::{Due, Present, Reason, due};
-use super::{ArchivedLog, BaseError, BaseOptions, Checkpoint, PipelineLog, known, take};
-use crate::pipeline::{Ground, Opened, Running, Settings};
-use crate::ship::DurableWatch;
+use super::schedule::{Due, Reason};
+use super::{BaseOptions, Checkpoint};
+use crate::pipeline::Running;
+use crate::source::{Asked, Bases};
 use crate::watch::state::State;
 
 /// The longest the keeper sleeps before it looks at the archive again.
@@ -28,10 +24,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(300);
 const BEGIN_EVERY: Duration = Duration::from_millis(200);
 
 pub struct Keeper {
-    ground: Ground,
-    settings: Settings,
-    opened: Opened,
-    durable: DurableWatch,
+    bases: Arc<dyn Bases>,
+    codec: Codec,
     state: Arc<State>,
     wanted: Arc<Notify>,
     every: Duration,
@@ -40,12 +34,10 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    pub fn new(ground: &Ground, settings: &Settings, opened: &Opened, running: &Running) -> Self {
+    pub fn new(bases: Arc<dyn Bases>, codec: Codec, running: &Running) -> Self {
         Self {
-            ground: ground.clone(),
-            settings: settings.clone(),
-            opened: opened.clone(),
-            durable: running.durable.clone(),
+            bases,
+            codec,
             state: running.state.clone(),
             wanted: running.base_wanted.clone(),
             every: Duration::from_secs(86_400),
@@ -80,7 +72,8 @@ impl Keeper {
     async fn look(&mut self) -> Duration {
         // The base's own clock is the database's: known once something was received.
         let Some(now) = self.state.lag.database_now() else { return BEGIN_EVERY };
-        match self.due(now).await {
+        let asked = Asked { now, every: self.every, failed: self.failed };
+        match self.bases.due(asked).await {
             Ok(Due::Now(reason)) => {
                 self.take(reason, now).await;
                 Duration::from_secs(1)
@@ -97,34 +90,6 @@ impl Keeper {
         }
     }
 
-    async fn due(&self, now: Timestamp) -> Result<Due, ArchiveError> {
-        let (store, lineage) = (&*self.ground.store, self.opened.lineage);
-        let gaps = known::gaps(&ledger::read(store, lineage).await?);
-        let history = self.history().await?;
-        let bases = known::bases(store, lineage, &gaps, &history).await?;
-        if let Some(newest) = bases.iter().map(|base| base.finished).max() {
-            self.state.based(newest);
-        }
-        let every = Some(self.every);
-        Ok(due(&bases, &gaps, &Present { history: &history, now, every, failed: self.failed }))
-    }
-
-    /// The history of the timeline that is being archived.
-    async fn history(&self) -> Result<History, ArchiveError> {
-        let position = self.state.positions().0.or_else(|| self.state.stored());
-        let timeline: Timeline =
-            position.map_or(self.opened.postgres.first_timeline, |p| p.epoch.into());
-        let key = self.opened.lineage.history(timeline);
-        match self.ground.store.get(&key, Range::All).await {
-            Ok(raw) => History::parse(timeline, raw).map_err(|error| {
-                let source = serde::de::Error::custom(error);
-                ArchiveError::Json { key, source }
-            }),
-            Err(error) if error.is_absent() => Ok(History::first(timeline)),
-            Err(error) => Err(error.into()),
-        }
-    }
-
     async fn take(&mut self, reason: Reason, now: Timestamp) {
         tracing::info!(?reason, "a base is due: beginning");
         let checkpoint = if reason.is_urgent() { Checkpoint::Fast } else { Checkpoint::Spread };
@@ -132,15 +97,15 @@ impl Keeper {
             label: "pitr".to_owned(),
             checkpoint,
             max_rate: self.rate,
-            codec: self.settings.codec,
+            codec: self.codec,
             ..BaseOptions::default()
         };
-        match self.try_take(&options).await {
+        match self.bases.take(&options).await {
             Ok(complete) => {
                 self.failed = None;
                 self.state.based(complete.finished);
                 tracing::info!(
-                    id = %complete.id, start = %complete.postgres().start, stop = %complete.postgres().stop,
+                    id = %complete.id, stop = stop(&complete),
                     raw = %proto::position::ByteCount(complete.raw_bytes),
                     stored = %proto::position::ByteCount(complete.stored_bytes),
                     "base complete: PROTECTED"
@@ -155,17 +120,13 @@ impl Keeper {
             }
         }
     }
+}
 
-    async fn try_take(
-        &self,
-        options: &BaseOptions,
-    ) -> Result<proto::archive::base::Complete, BaseError> {
-        let mut source = PostgresSource::new(self.settings.source.clone());
-        let (lineage, size) = (self.opened.lineage, self.opened.postgres.segment_bytes);
-        let store = self.ground.store.clone();
-        let archive = ArchivedLog::new(&*store, lineage, size);
-        let log = PipelineLog { durable: self.durable.stored.clone(), archive };
-        take(&mut source, self.ground.store.clone(), lineage, &log, options, &*self.ground.clock)
-            .await
+/// Every moment from there on can be restored.
+fn stop(complete: &Complete) -> String {
+    match (&complete.postgres, &complete.mongodb) {
+        (Some(postgres), _) => postgres.stop.to_string(),
+        (None, Some(mongodb)) => mongodb.stop.to_string(),
+        (None, None) => String::new(),
     }
 }

@@ -21,12 +21,14 @@ pub mod durable;
 pub mod writer;
 pub mod join;
 pub mod error;
+mod postgres_bases;
 pub mod keeper;
 
 pub use durable::{ArchivedLog, DurableLog, Needed, PipelineLog};
 pub use error::{BaseError, Class, LogError, SourceError};
 pub use join::{JoinError, join, progress_line, tell};
 pub use postgres::PostgresSource;
+pub use postgres_bases::PostgresBases;
 pub use progress::{OnProgress, Progress};
 pub use source::{Backup, Checkpoint, Event, Facts, Request, Source, Start};
 pub use writer::{BaseOptions, take};

@@ -75,7 +75,9 @@ pub(super) fn pipeline_error(error: &PipelineError) -> CliError {
             error,
             "give --archive a store that has it; nothing was created",
         ),
-        PipelineError::Task => CliError::caused(Code::Failed, error, "start it again"),
+        PipelineError::Closed(_) | PipelineError::Task => {
+            CliError::caused(Code::Failed, error, "start it again")
+        }
     }
 }
 

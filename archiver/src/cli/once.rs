@@ -1,19 +1,18 @@
 //! `pitrd run --once`: makes durable what the server has now, and exits. Beside a running writer
 //! it takes no epoch and waits for that one.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use proto::position::Position;
 use tokio_util::sync::CancellationToken;
 
 use super::args::RunArgs;
-use super::error::{CliError, Code, pipeline_error, source_error};
+use super::error::{CliError, Code, pipeline_error};
 use super::prepare::{Setting, prepare};
 use super::run::{pause, stop_on_signals};
 use super::writer::{self, Claim};
 use crate::pipeline::{self, Opened, PipelineError};
-use crate::ship::resume;
-use crate::source::postgres::{Error, Session};
+use crate::source::Goal;
 use crate::watch::line::shown;
 use crate::watch::state::State;
 
@@ -34,9 +33,9 @@ pub(super) async fn run(args: &RunArgs) -> Result<(), CliError> {
         asked = target(&setting) => asked,
     };
     let (opened, target) = asked?;
-    if writer::slot_is_used(settings).await? == Some(true) {
-        tracing::info!(target = %shown(Some(target)), "another writer streams from the slot: waiting for it");
-        return join(&setting, &opened, target, &stop).await;
+    if settings.source.is_streamed().await? == Some(true) {
+        tracing::info!(%target, "another writer streams from the slot: waiting for it");
+        return join(&setting, &opened, &*target, &stop).await;
     }
     let claim = Claim { at_once: args.take_over || opened.fresh, mine: None };
     let Some(writer) = writer::take(ground, settings, &opened, claim, &stop).await? else {
@@ -48,24 +47,23 @@ pub(super) async fn run(args: &RunArgs) -> Result<(), CliError> {
     let state = running.state.clone();
     let ended = tokio::select! {
         done = running.finish(pipeline::LastTail::Awaited) => Some(done),
-        () = watch(&state, target, &stop, &end) => None,
+        () = watch(&state, &*target, &stop, &end) => None,
     };
     if let Some(done) = ended {
         done?;
-        if state.stored().is_some_and(|stored| stored >= target) {
-            tracing::info!(durable = %shown(state.stored()), "done");
+        let reached = target.reached(&state);
+        if reached.is_some_and(|reached| state.stored().is_some_and(|stored| stored >= reached)) {
+            tracing::info!(durable = %shown(state.engine, state.stored()), "done");
             return Ok(());
         }
     }
     if stop.is_cancelled() { Err(interrupted()) } else { Err(still(&state)) }
 }
 
-async fn target(setting: &Setting) -> Result<(Opened, Position), PipelineError> {
-    let opened = pipeline::open(&setting.ground, &setting.settings).await?;
-    let mut session = Session::connect(&setting.settings.source).await?;
-    let server = session.identify().await?;
-    session.close().await;
-    Ok((opened, server.flushed.at(server.timeline)))
+async fn target(setting: &Setting) -> Result<(Opened, Arc<dyn Goal>), PipelineError> {
+    let Setting { ground, settings, .. } = setting;
+    let opened = settings.source.open(ground, settings.new_lineage).await?;
+    Ok((opened, settings.source.goal().await?))
 }
 
 fn interrupted() -> CliError {
@@ -75,11 +73,16 @@ fn interrupted() -> CliError {
 
 /// Tells the pipeline to end when the target has arrived; comes back when a signal was not followed
 /// by an end, or when nothing moves any more.
-async fn watch(state: &State, target: Position, stop: &CancellationToken, end: &CancellationToken) {
+async fn watch(
+    state: &State,
+    target: &dyn Goal,
+    stop: &CancellationToken,
+    end: &CancellationToken,
+) {
     let (mut seen, mut quiet) = ((None, None), Duration::ZERO);
     loop {
         let now = (state.positions().0, state.stored());
-        if now.0.is_some_and(|received| received >= target) {
+        if target.reached(state).is_some() {
             end.cancel();
         }
         quiet = if now == seen { quiet + ARRIVED_EVERY } else { Duration::ZERO };
@@ -104,25 +107,24 @@ fn still(state: &State) -> CliError {
 async fn join(
     setting: &Setting,
     opened: &Opened,
-    target: Position,
+    target: &dyn Goal,
     stop: &CancellationToken,
 ) -> Result<(), CliError> {
     let (mut seen, mut quiet) = (None, Duration::ZERO);
     while !stop.is_cancelled() {
         let store = &*setting.ground.store;
-        let end = resume::find_end(store, opened.lineage, &opened.postgres)
-            .await
-            .map_err(|error| pipeline_error(&PipelineError::from(error)))?;
-        if end.durable.is_some_and(|durable| durable >= target) {
-            tracing::info!(durable = %shown(end.durable), "done");
+        let source = &setting.settings.source;
+        let archived = |error| pipeline_error(&PipelineError::from(error));
+        let end = source.find_end(store, opened).await.map_err(archived)?;
+        if target.is_stored(store, opened, &end).await.map_err(archived)? {
+            tracing::info!(durable = %shown(opened.identity.engine, end.durable), "done");
             return Ok(());
         }
         quiet = if end.durable == seen { quiet + LOOK_EVERY } else { Duration::ZERO };
         seen = end.durable;
         if quiet >= STILL {
             // Whoever streams from the slot does not write this archive.
-            let slot = setting.settings.slot.to_string();
-            return Err(source_error(&Error::SlotHeld { slot }));
+            return Err(pipeline_error(&source.is_held()));
         }
         pause(LOOK_EVERY, stop).await;
     }

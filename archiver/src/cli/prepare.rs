@@ -17,8 +17,9 @@ use super::args::RunArgs;
 use super::error::{CliError, Code, archive_error};
 use crate::pipeline::{Ground, Settings};
 use crate::ship::health::Health;
-use crate::source::postgres::SlotName;
+use crate::source::Source;
 use crate::source::postgres::options::TargetSession;
+use crate::source::postgres::{Postgres, SlotName};
 use crate::spool::SpoolLevel;
 
 /// The spool must hold a few segments, or it is full at once.
@@ -35,15 +36,8 @@ pub(super) struct Setting {
 }
 
 pub(super) async fn prepare(args: &RunArgs) -> Result<Setting, CliError> {
-    let mut source = args.source.options()?;
-    if source.target == TargetSession::Any && !args.from_standby {
-        // Of several hosts the primary; beside a lone standby we wait (DESIGN §5.6).
-        source.target = TargetSession::Primary;
-    }
+    let source = source(args)?;
     let address = args.archive.address()?;
-    let slot: SlotName = args.slot.parse().map_err(|error: crate::source::postgres::Error| {
-        CliError::caused(Code::Usage, &error, "correct --slot")
-    })?;
     if args.spool_max < SPOOL_MIN {
         let what = format!("--spool-max {} is less than {SPOOL_MIN}", args.spool_max);
         return Err(CliError::new(Code::Usage, what, "give the spool room for a few segments"));
@@ -67,16 +61,27 @@ pub(super) async fn prepare(args: &RunArgs) -> Result<Setting, CliError> {
     };
     let settings = Settings {
         source,
-        slot,
         spool,
         codec: args.compression,
         flush: args.flush,
         ack: args.ack,
-        synchronous: args.synchronous,
-        accept: args.accept_timeline.map(Timeline),
         new_lineage: args.new_lineage,
     };
     Ok(Setting { ground, settings, _lock: lock })
+}
+
+/// The database that `--source` names, and how it is followed.
+fn source(args: &RunArgs) -> Result<Arc<dyn Source>, CliError> {
+    let mut options = args.source.options()?;
+    if options.target == TargetSession::Any && !args.from_standby {
+        // Of several hosts the primary; beside a lone standby we wait (DESIGN §5.6).
+        options.target = TargetSession::Primary;
+    }
+    let slot: SlotName = args.slot.parse().map_err(|error: crate::source::postgres::Error| {
+        CliError::caused(Code::Usage, &error, "correct --slot")
+    })?;
+    let (synchronous, accept) = (args.synchronous, args.accept_timeline.map(Timeline));
+    Ok(Arc::new(Postgres { options, slot, synchronous, accept }))
 }
 
 /// `$STATE_DIRECTORY` (systemd), `$XDG_STATE_HOME/pitr`, `~/.local/state/pitr`, `/var/lib/pitr`:

@@ -16,8 +16,9 @@ use super::error::{CliError, Code, pipeline_error};
 use super::prepare::{Setting, prepare};
 use super::writer::{self, Claim};
 use crate::base::keeper;
-use crate::pipeline::{self, Ground, Opened, PipelineError, Settings};
+use crate::pipeline::{self, Ground, Opened, PipelineError};
 use crate::ship::sweep;
+use crate::source::Beside;
 use crate::watch::repeat::Repeat;
 use crate::watch::state::{Phase, State};
 use crate::watch::{line, metrics, notify};
@@ -58,11 +59,17 @@ async fn stream(
         // What stands beside one pipeline ends with it.
         let beside = stop.child_token();
         tokio::spawn(line::tell(state.clone(), beside.clone()));
-        let size = opened.postgres.segment_bytes;
-        let store = setting.ground.store.clone();
-        tokio::spawn(sweep::tend(store, opened.lineage, size, state.clone(), beside.clone()));
+        let source = &setting.settings.source;
+        let (store, segmenter) = (setting.ground.store.clone(), source.segmenter(&opened));
+        tokio::spawn(sweep::tend(store, opened.lineage, segmenter, state.clone(), beside.clone()));
         if !args.no_base {
-            let keeper = keeper::Keeper::new(&setting.ground, &setting.settings, &opened, &running);
+            let bases = source.bases(Beside {
+                ground: setting.ground.clone(),
+                opened: opened.clone(),
+                durable: running.durable.clone(),
+                state: state.clone(),
+            });
+            let keeper = keeper::Keeper::new(bases, setting.settings.codec, &running);
             tokio::spawn(keeper.with(args.base_every, args.base_rate).run(beside.clone()));
         }
         notify::ready("streaming begins");
@@ -163,7 +170,7 @@ async fn try_begin(
     let Setting { ground, settings, .. } = setting;
     // Asked for once: a pipeline that is built anew goes on with the lineage that it began.
     let new_lineage = settings.new_lineage && !patience.opened;
-    let opened = pipeline::open(ground, &Settings { new_lineage, ..settings.clone() }).await?;
+    let opened = settings.source.open(ground, new_lineage).await?;
     patience.opened = true;
     // Once: a sidecar that is fenced afterwards waits like any other.
     let at_once = (args.take_over && !patience.taken) || opened.fresh;

@@ -6,20 +6,16 @@
 use std::path::Path;
 use std::time::Duration;
 
-use proto::archive::ends;
 use proto::archive::ledger::{self, Event};
 use tokio_util::sync::CancellationToken;
 
 use crate::pipeline::{Ground, Opened, PipelineError, Settings};
 use crate::ship::resume;
 use crate::ship::shipper::WATERMARK_EVERY;
-use crate::source::postgres::capture::{CaptureError, check_lineage};
-use crate::source::postgres::sql::SqlSession;
-use crate::source::postgres::{Class, Session};
 
 /// How long the chain must have stood still, by monotonic time, before another's work is taken.
 const STILL: Duration = Duration::from_secs(30);
-/// The same while somebody streams from our slot, or nobody can say: beside an idle database a
+/// The same while somebody streams for this archive, or nobody can say: beside an idle database a
 /// living writer puts one watermark a minute.
 const STILL_BESIDE_A_WRITER: Duration =
     Duration::from_secs(WATERMARK_EVERY.as_secs() * 2 + STILL.as_secs());
@@ -44,7 +40,7 @@ pub(super) async fn take(
     claim: Claim,
     stop: &CancellationToken,
 ) -> Result<Option<u64>, PipelineError> {
-    refuse_a_copy(ground, settings, opened).await?;
+    settings.source.continues(ground, opened).await?;
     let entries = ledger::read(&*ground.store, opened.lineage).await?;
     let last = entries.iter().rev().find(|entry| matches!(entry.event, Event::Writer { .. }));
     if let Some(last) = last {
@@ -54,7 +50,7 @@ pub(super) async fn take(
         let ours = own_writer(ground, &settings.spool) == Some(last.seq);
         if !ours
             && !claim.at_once
-            && !is_ahead(ground, settings, opened).await?
+            && !settings.source.is_ahead(ground, opened).await?
             && !wait_until_still(ground, settings, opened, last.seq, stop).await?
         {
             return Ok(None);
@@ -68,54 +64,6 @@ pub(super) async fn take(
         tracing::warn!(%error, "the writer epoch is not remembered in the spool");
     }
     Ok(Some(writer))
-}
-
-/// Taking an epoch fences whoever has it: only a server whose log continues the archive's may.
-async fn refuse_a_copy(
-    ground: &Ground,
-    settings: &Settings,
-    opened: &Opened,
-) -> Result<(), PipelineError> {
-    let mut session = Session::connect(&settings.source).await?;
-    let (store, identity) = (&*ground.store, &opened.postgres);
-    let checked =
-        check_lineage(store, opened.lineage, identity, settings.accept, &mut session).await;
-    session.close().await;
-    checked.map_err(|error| match error {
-        // Told apart by whoever decides what is waited for.
-        CaptureError::Source(error) => error.into(),
-        CaptureError::Archive(error) => error.into(),
-        other => other.into(),
-    })
-}
-
-/// Whether our server is the primary of a newer timeline than any archived one: whoever writes the
-/// archive streams from a server that has been left behind (DESIGN §5.6).
-async fn is_ahead(
-    ground: &Ground,
-    settings: &Settings,
-    opened: &Opened,
-) -> Result<bool, PipelineError> {
-    let archived = ends::timelines(&*ground.store, opened.lineage).await?.last().copied();
-    let mut session = Session::connect(&settings.source).await?;
-    let server = session.identify().await?;
-    let primary = !session.server().in_hot_standby;
-    session.close().await;
-    Ok(primary && archived.is_some_and(|archived| server.timeline > archived))
-}
-
-/// Whether somebody streams from our slot; `None` when this role may not ask.
-pub(super) async fn slot_is_used(settings: &Settings) -> Result<Option<bool>, PipelineError> {
-    let mut sql = match SqlSession::connect(&settings.source).await {
-        Ok(sql) => sql,
-        Err(error) if matches!(error.class(), Class::Config | Class::Permission) => {
-            return Ok(None);
-        }
-        Err(error) => return Err(error.into()),
-    };
-    let slot = sql.slot(&settings.slot).await;
-    sql.close().await;
-    Ok(slot.ok().map(|slot| slot.is_some_and(|slot| slot.active)))
 }
 
 /// The epoch that the spool remembers: the later one, when a kill left both names.
@@ -164,14 +112,15 @@ async fn wait_until_still(
     let mut since = ground.clock.monotonic();
     let mut seen = None;
     loop {
-        let end = resume::find_end(&*ground.store, opened.lineage, &opened.postgres).await?;
+        let end = settings.source.find_end(&*ground.store, opened).await?;
         let now = Some((end.durable, end.chain.next_seq()));
         if now != seen {
             seen = now;
             since = ground.clock.monotonic();
         }
         let stood = ground.clock.monotonic().saturating_sub(since);
-        let alone = stood >= STILL && matches!(slot_is_used(settings).await, Ok(Some(false)));
+        let alone =
+            stood >= STILL && matches!(settings.source.is_streamed().await, Ok(Some(false)));
         if alone || stood >= STILL_BESIDE_A_WRITER {
             return Ok(true);
         }

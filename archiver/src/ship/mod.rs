@@ -5,6 +5,7 @@
 pub mod health;
 pub mod order;
 pub mod resume;
+pub mod chained;
 pub mod shipper;
 pub mod sweep;
 pub mod tails;

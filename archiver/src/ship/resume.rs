@@ -3,187 +3,28 @@
 //! Enters: an archive. Leaves: the end of the unbroken log (listings only propose, hashes decide),
 //! and, for a writer, a fence that stops every older one at its next put.
 
-use proto::archive::chain::{self, Chain};
-use proto::archive::ends;
+use proto::archive::ArchiveError;
+use proto::archive::chain::Chain;
 use proto::archive::layout::{Lineage, SegmentName};
 use proto::archive::ledger::{self, Event};
-use proto::archive::{ArchiveError, identity::PostgresIdentity};
 use proto::clock::Clock;
-use proto::position::{Offset, Position};
-use proto::postgres::history::History;
-use proto::postgres::lsn::{Lsn, SegmentId, SegmentSize, Timeline};
-use proto::segment::{Engine, FOOTER_READ, Footer, Hash, SegmentHead, TailKind, read_sealed};
-use proto::store::{Range, Store};
+use proto::position::Position;
+use proto::segment::{Engine, SegmentHead, TailKind};
+use proto::store::Store;
 
 use super::tails::{ShipTools, TailChain};
 use super::{ShipError, tails::Grown};
-use crate::spool::WalSegments;
 use crate::spool::recover::StoreEnd;
 
-/// Uploads go side by side, so the last few sealed segments may have holes between them.
-const HOLES_LOOKED_FOR: u64 = 64;
-
-/// The end of a lineage's log.
+/// The end of a lineage's log. How it is found is each engine's own.
 #[derive(Debug)]
 pub struct End {
     pub store: StoreEnd,
     pub chain: Chain,
     /// The end as a position, if the archive holds any log.
     pub durable: Option<Position>,
-}
-
-/// Finds the end of the unbroken log of a PostgreSQL lineage.
-///
-/// # Errors
-/// When the store fails, or what stands at the end is damaged.
-pub async fn find_end(
-    store: &dyn Store,
-    lineage: Lineage,
-    identity: &PostgresIdentity,
-) -> Result<End, ArchiveError> {
-    let timelines = ends::timelines(store, lineage).await?;
-    let timeline = timelines.last().copied().unwrap_or(identity.first_timeline);
-    let open = open_segment(store, lineage, identity, timeline).await?;
-    let size = identity.segment_bytes;
-    let name = open.name(size);
-    let chain = chain::follow(store, lineage, &name).await?;
-    let (mut raw, _) = chain::read_raw(store, &name, &chain).await?;
-    // Killed between a timeline's end and the next one's first byte: its last segment is sealed
-    // already, perhaps with more than the tails hold.
-    if let Some(partial) = partial(store, lineage, &open, size).await?
-        && partial.len() > raw.len()
-        && partial.starts_with(&raw)
-    {
-        raw = partial;
-    }
-    let previous = match chain.links.first() {
-        Some(link) => link.header.head.previous,
-        None => previous_hash(store, lineage, identity, open).await?,
-    };
-    let slot = WalSegments(size).slot(open.start(size).at(timeline));
-    let reached = Offset(slot.start.0 + raw.len() as u64);
-    let begun = !raw.is_empty() || slot.start > Offset::from(size.floor(identity.first));
-    let durable = begun.then(|| Position::new(slot.name.epoch, reached));
-    let (epoch, start) = (slot.name.epoch, slot.start);
-    let store = StoreEnd { epoch, start, slot: Some(slot), previous, raw };
-    Ok(End { store, chain, durable })
-}
-
-/// The raw bytes of a segment that was sealed unfilled.
-async fn partial(
-    store: &dyn Store,
-    lineage: Lineage,
-    open: &SegmentId,
-    size: SegmentSize,
-) -> Result<Option<Vec<u8>>, ArchiveError> {
-    let key = lineage.partial(&SegmentName::postgres(*open, size));
-    match store.get(&key, Range::All).await {
-        Ok(object) => {
-            let (_, raw) =
-                read_sealed(&object).map_err(|source| ArchiveError::Segment { key, source })?;
-            Ok(Some(raw))
-        }
-        Err(error) if error.is_absent() => Ok(None),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// The first segment of the timeline that is not sealed, without a hole before it.
-async fn open_segment(
-    store: &dyn Store,
-    lineage: Lineage,
-    identity: &PostgresIdentity,
-    timeline: Timeline,
-) -> Result<SegmentId, ArchiveError> {
-    let size = identity.segment_bytes;
-    let sealed = ends::last_sealed(store, lineage, timeline, size).await?;
-    let tailed = ends::tailed(store, lineage, timeline, size).await?;
-    let first = first_segment(store, lineage, identity, timeline).await?;
-    let Some(last) = sealed.filter(|last| last.number >= first) else {
-        // Tails before it end at a gap.
-        let tailed = tailed.iter().find(|id| id.number >= first).copied();
-        return Ok(tailed.unwrap_or(SegmentId { timeline, number: first }));
-    };
-    let mut open = last.next();
-    let lowest = last.number.saturating_sub(HOLES_LOOKED_FOR).max(first);
-    for number in (lowest..last.number).rev() {
-        let id = SegmentId { timeline, number };
-        if store.head(&lineage.sealed(&SegmentName::postgres(id, size))).await?.is_none() {
-            open = id;
-        }
-    }
-    Ok(open)
-}
-
-/// The first segment of a timeline's unbroken log: behind its branch, and behind its last gap.
-async fn first_segment(
-    store: &dyn Store,
-    lineage: Lineage,
-    identity: &PostgresIdentity,
-    timeline: Timeline,
-) -> Result<u64, ArchiveError> {
-    let size = identity.segment_bytes;
-    let begun = if timeline == identity.first_timeline {
-        identity.first
-    } else {
-        branch_point(store, lineage, timeline).await?.unwrap_or(identity.first)
-    };
-    let entries = ledger::read(store, lineage).await?;
-    let behind_gap = entries.iter().filter_map(|entry| match &entry.event {
-        Event::Gap { to, .. } if Timeline::from(to.epoch) == timeline => Some(Lsn::from(to.offset)),
-        _ => None,
-    });
-    Ok(size.segment_of(behind_gap.fold(begun, Lsn::max)))
-}
-
-/// Where a timeline left its parent, by its archived history file.
-async fn branch_point(
-    store: &dyn Store,
-    lineage: Lineage,
-    timeline: Timeline,
-) -> Result<Option<Lsn>, ArchiveError> {
-    let key = lineage.history(timeline);
-    match store.get(&key, Range::All).await {
-        Ok(raw) => {
-            let history = History::parse(timeline, raw).map_err(|error| {
-                let source = serde::de::Error::custom(error);
-                ArchiveError::Json { key, source }
-            })?;
-            Ok(history.branch().map(|branch| branch.at))
-        }
-        Err(error) if error.is_absent() => Ok(None),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// The hash of the segment before `open`, on its own timeline or on an ancestor's.
-///
-/// # Errors
-/// When the store fails or that segment is damaged.
-pub async fn previous_hash(
-    store: &dyn Store,
-    lineage: Lineage,
-    identity: &PostgresIdentity,
-    open: SegmentId,
-) -> Result<Hash, ArchiveError> {
-    let size = identity.segment_bytes;
-    let Some(number) = open.number.checked_sub(1) else { return Ok(Hash::NONE) };
-    let mut timelines = ends::timelines(store, lineage).await?;
-    timelines.retain(|timeline| *timeline <= open.timeline);
-    for timeline in timelines.into_iter().rev() {
-        let name = SegmentName::postgres(SegmentId { timeline, number }, size);
-        let key = lineage.sealed(&name);
-        match store.get(&key, Range::Last(FOOTER_READ)).await {
-            Ok(suffix) => {
-                let footer = Footer::decode_suffix(&suffix)
-                    .map_err(|source| ArchiveError::Segment { key, source })?;
-                return Ok(footer.hash);
-            }
-            Err(error) if error.is_absent() => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(Hash::NONE)
+    /// The sealed segment right before, for an engine whose sources take up at a record.
+    pub before: Option<SegmentName>,
 }
 
 /// Takes the next writer epoch in the ledger.

@@ -286,8 +286,10 @@ async fn ship_tail(tools: ShipTools, mut chain: TailChain, state: OpenState) -> 
             }
         } else {
             while chain.raw_len() < state.raw_len {
-                if chain.put_data(&tools, &state, state.mark).await? == Grown::Adopted {
-                    tools.health.adopted();
+                match chain.put_data(&tools, &state, state.mark).await? {
+                    Grown::Whole => {}
+                    Grown::Adopted => tools.health.adopted(),
+                    Grown::Ahead => break,
                 }
             }
         }

@@ -10,14 +10,13 @@ use std::time::Duration;
 
 use proto::archive::ArchiveError;
 use proto::archive::chain::{self, Chain};
-use proto::archive::ends;
 use proto::archive::layout::{Lineage, SegmentName};
-use proto::postgres::lsn::{SegmentId, SegmentSize};
 use proto::segment::{Hash, read_sealed};
 use proto::store::{Class, Key, Range, Store, list_all};
 use proto::timestamp::Timestamp;
 use tokio_util::sync::CancellationToken;
 
+use crate::spool::Segmenter;
 use crate::watch::state::State;
 
 /// How long a segment must have been sealed, by the database's clock.
@@ -29,7 +28,7 @@ const EVERY: Duration = Duration::from_secs(3600);
 pub async fn tend(
     store: Arc<dyn Store>,
     lineage: Lineage,
-    size: SegmentSize,
+    segmenter: Arc<dyn Segmenter>,
     state: Arc<State>,
     stop: CancellationToken,
 ) {
@@ -39,7 +38,7 @@ pub async fn tend(
             () = tokio::time::sleep(EVERY) => {}
         }
         let Some(now) = state.lag.database_now() else { continue };
-        match sweep(&*store, lineage, size, now).await {
+        match sweep(&*store, lineage, &*segmenter, now).await {
             Ok(0) => {}
             Ok(removed) => tracing::info!(removed, "tails of sealed segments removed"),
             Err(error) => tracing::warn!(%error, "tails of sealed segments are left for later"),
@@ -54,24 +53,22 @@ pub async fn tend(
 pub async fn sweep(
     store: &dyn Store,
     lineage: Lineage,
-    size: SegmentSize,
+    segmenter: &dyn Segmenter,
     now: Timestamp,
 ) -> Result<u64, ArchiveError> {
     let mut removed = 0;
-    for timeline in ends::timelines(store, lineage).await? {
-        for id in ends::tailed(store, lineage, timeline, size).await? {
-            let name = id.name(size);
-            let chain = chain::follow(store, lineage, &name).await?;
-            if !is_old(&chain, now) || !is_proved(store, lineage, id, size, &chain).await? {
-                continue;
-            }
-            for object in list_all(store, &lineage.chain(&name)).await? {
-                match store.delete(&object.key).await {
-                    Ok(()) => removed += 1,
-                    // Whoever prunes may do it.
-                    Err(error) if error.class() == Class::Config => return Ok(removed),
-                    Err(error) => return Err(error.into()),
-                }
+    let folders = store.folders(&lineage.tails()).await?;
+    for name in folders.iter().filter_map(|name| segmenter.parse(name)) {
+        let chain = chain::follow(store, lineage, &name.name).await?;
+        if !is_old(&chain, now) || !is_proved(store, lineage, &name, &chain).await? {
+            continue;
+        }
+        for object in list_all(store, &lineage.chain(&name.name)).await? {
+            match store.delete(&object.key).await {
+                Ok(()) => removed += 1,
+                // Whoever prunes may do it.
+                Err(error) if error.class() == Class::Config => return Ok(removed),
+                Err(error) => return Err(error.into()),
             }
         }
     }
@@ -87,14 +84,12 @@ fn is_old(chain: &Chain, now: Timestamp) -> bool {
 async fn is_proved(
     store: &dyn Store,
     lineage: Lineage,
-    id: SegmentId,
-    size: SegmentSize,
+    name: &SegmentName,
     chain: &Chain,
 ) -> Result<bool, ArchiveError> {
-    let name = SegmentName::postgres(id, size);
-    let mut object = fetch(store, &lineage.sealed(&name)).await?;
+    let mut object = fetch(store, &lineage.sealed(name)).await?;
     if object.is_none() {
-        object = fetch(store, &lineage.partial(&name)).await?;
+        object = fetch(store, &lineage.partial(name)).await?;
     }
     let Some(object) = object else { return Ok(false) };
     let proved = tokio::task::spawn_blocking({
@@ -125,6 +120,8 @@ mod tests {
     use proto::store::{Access, Body, url};
 
     use super::*;
+    use crate::spool::WalSegments;
+    use proto::postgres::lsn::{SegmentId, SegmentSize};
 
     const SIZE: SegmentSize = SegmentSize::DEFAULT;
     const DAY: i64 = 24 * 3600 * 1_000_000;
@@ -190,7 +187,7 @@ mod tests {
         let (tail_key, sealed_key) = keys();
         let objects = [(tail_key.clone(), tail(b"abc")), (sealed_key, sealed(b"abcdef"))];
         let (_folder, store) = store_with(&objects).await;
-        let sweep = |now| sweep(&*store, Lineage(1), SIZE, Timestamp(now));
+        let sweep = |now| sweep(&*store, Lineage(1), &WalSegments(SIZE), Timestamp(now));
         assert_eq!(sweep(DAY).await.expect("swept"), 0, "a day is not yet over");
         assert_eq!(sweep(DAY + 1_000_000).await.expect("swept"), 1);
         assert_eq!(store.head(&tail_key).await.expect("asked"), None);
@@ -203,7 +200,7 @@ mod tests {
             let mut objects = vec![(tail_key.clone(), tail(b"abc"))];
             objects.extend(sealed.map(|object| (sealed_key.clone(), object)));
             let (_folder, store) = store_with(&objects).await;
-            let swept = sweep(&*store, Lineage(1), SIZE, Timestamp(DAY * 9)).await;
+            let swept = sweep(&*store, Lineage(1), &WalSegments(SIZE), Timestamp(DAY * 9)).await;
             assert_eq!(swept.expect("swept"), 0);
         }
     }

@@ -14,6 +14,7 @@ use proto::disk::Disk;
 use proto::position::Offset;
 use proto::segment::{
     Codec, FRAME_RAW, Frame, Hash, MERGE_COUNT, SegmentHead, TailHeader, TailKind, Watermark,
+    read_tail,
 };
 use proto::store::{Body, Key, Put, Range, Store};
 
@@ -55,6 +56,9 @@ pub enum Grown {
     Whole,
     /// Another's tail was adopted: the chain is longer, and perhaps not yet whole.
     Adopted,
+    /// Another's tail stands here that begins with our bytes and goes on: ours must come so far
+    /// before it can be adopted.
+    Ahead,
 }
 
 impl TailChain {
@@ -192,7 +196,7 @@ impl TailChain {
             self.took(header, file_len);
             return Ok(Grown::Whole);
         }
-        self.adopt(tools, &key, theirs, state).await
+        self.adopt(tools, &key, theirs, &found, state).await
     }
 
     /// Somebody's tail stands where ours belongs.
@@ -201,6 +205,7 @@ impl TailChain {
         tools: &ShipTools,
         key: &Key,
         theirs: TailHeader,
+        found: &Bytes,
         state: Option<&OpenState>,
     ) -> Result<Grown, ShipError> {
         if theirs.head.writer > tools.writer {
@@ -213,9 +218,11 @@ impl TailChain {
             return Err(conflict());
         }
         if theirs.raw_len > 0 {
-            let Some(state) = state.filter(|state| state.raw_len >= theirs.raw_end()) else {
-                return Err(conflict());
-            };
+            let Some(state) = state else { return Err(conflict()) };
+            if state.raw_len < theirs.raw_end() {
+                let ahead = self.begins_as_ours(tools, found, state).await?;
+                return if ahead { Ok(Grown::Ahead) } else { Err(conflict()) };
+            }
             let disk = tools.disk.clone();
             let (path, len) = (state.path.clone(), state.file_len);
             let ours = crate::spool::spooler::blocking(move || {
@@ -229,6 +236,24 @@ impl TailChain {
         let file_len = if theirs.raw_len == 0 { self.file_len } else { None };
         self.took(theirs, file_len);
         Ok(Grown::Adopted)
+    }
+
+    /// Whether another's tail begins with the bytes that we have for its place.
+    async fn begins_as_ours(
+        &self,
+        tools: &ShipTools,
+        found: &Bytes,
+        state: &OpenState,
+    ) -> Result<bool, ShipError> {
+        let (disk, found, from) = (tools.disk.clone(), found.clone(), self.raw_len);
+        let (path, len) = (state.path.clone(), state.file_len);
+        let compared = crate::spool::spooler::blocking(move || {
+            let ours = read::raw(&*disk, &FrameRange { path, offset: 0, len })?;
+            let ours = usize::try_from(from).ok().and_then(|from| ours.get(from..));
+            let theirs = read_tail(&found).map(|(_, raw)| raw);
+            Ok(ours.zip(theirs.ok()).is_some_and(|(ours, theirs)| theirs.starts_with(ours)))
+        });
+        Ok(compared.await?)
     }
 
     /// Merges what is due, so that the chain of a slow database stays short.

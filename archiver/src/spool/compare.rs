@@ -70,36 +70,32 @@ impl Spooler {
         }
     }
 
-    /// A source whose segments have no size of their own begins with the last entry that is held,
-    /// wherever that begins.
+    /// A source whose segments have no size of their own begins with the last record that is held,
+    /// wherever that begins: in the open segment, or in the one before it.
     async fn resume_within(&mut self, from: Offset) -> Result<(), SpoolError> {
         let until = self.next;
-        let again = until.since(from).0;
-        let held = match &self.open {
-            Some(open) if open.slot.end.is_none() && from > open.slot.start => {
-                let (disk, range) = (self.setup.disk.clone(), open.frames_from(0));
-                Bytes::from(blocking(move || read::raw(&*disk, &range)).await?)
-            }
-            None => self.last.clone(),
-            Some(_) => Bytes::new(),
-        };
-        let behind = usize::try_from(again).ok().and_then(|again| held.len().checked_sub(again));
-        let Some(behind) = behind.filter(|_| from < until) else {
+        let (mut held, mut begins) = (Vec::new(), until);
+        if let Some(open) = self.open.as_ref().filter(|open| open.slot.end.is_none()) {
+            let (disk, range) = (self.setup.disk.clone(), open.frames_from(0));
+            held = blocking(move || read::raw(&*disk, &range)).await?;
+            begins = open.slot.start;
+        }
+        let behind = begins;
+        if from < begins {
+            held.splice(0..0, self.last.iter().copied());
+            begins = Offset(begins.0.saturating_sub(self.last.len() as u64));
+        }
+        if from < begins || from >= until {
             return Err(SpoolError::Discontinuous { expected: until, found: from });
+        }
+        let part = |end: Offset| {
+            let at = |offset: Offset| usize::try_from(offset.since(begins).0).expect("in memory");
+            Hash::of(&held[at(from)..at(end)])
         };
-        let start = Offset(from.0 - behind as u64);
-        let proved = self.proved.map(|(len, _)| (start.plus(ByteCount(len)), len));
-        let proved = proved.filter(|(offset, _)| *offset > from).map(|(offset, len)| {
-            let len = usize::try_from(len).expect("a part of what was read");
-            (offset, Hash::of(&held[behind..len]))
-        });
-        self.compare = Some(Compare {
-            hash: RunningHash::default(),
-            until,
-            expected: Hash::of(&held[behind..]),
-            keep: false,
-            proved,
-        });
+        let proved = self.proved.map(|(len, _)| behind.plus(ByteCount(len)));
+        let proved = proved.filter(|proved| *proved > from).map(|proved| (proved, part(proved)));
+        let (hash, expected) = (RunningHash::default(), part(until));
+        self.compare = Some(Compare { hash, until, expected, keep: false, proved });
         Ok(())
     }
 

@@ -1,9 +1,10 @@
 //! Where one segment of the log ends and the next begins: each engine's own rule.
 
 use std::fmt;
+use std::ops::Range;
 
-use proto::archive::layout::SegmentName;
-use proto::mongodb::OplogTs;
+use proto::archive::layout::{self, SegmentName};
+use proto::mongodb::{Documents, OplogTs};
 use proto::position::{Epoch, Offset, Position};
 use proto::postgres::lsn::{SegmentId, SegmentSize};
 use proto::segment::Engine;
@@ -32,6 +33,12 @@ pub trait Segmenter: Send + Sync + fmt::Debug {
     fn holding(&self, position: Position) -> Option<Slot>;
     /// Segment `number`, which begins at `start`.
     fn named(&self, epoch: Epoch, number: u64, start: Offset) -> Slot;
+    /// The segment of that name; `None` when it is none of ours.
+    fn parse(&self, name: &str) -> Option<SegmentName>;
+    /// The last whole record in a segment's first bytes, for an engine whose sources take up there.
+    fn last_record(&self, _raw: &[u8]) -> Option<Range<usize>> {
+        None
+    }
 }
 
 /// PostgreSQL: fixed pieces of the server's `wal_segment_size`.
@@ -64,6 +71,10 @@ impl Segmenter for WalSegments {
     fn named(&self, epoch: Epoch, _number: u64, start: Offset) -> Slot {
         self.slot(Position::new(epoch, start))
     }
+
+    fn parse(&self, name: &str) -> Option<SegmentName> {
+        SegmentId::parse(name, self.0).ok().map(|id| SegmentName::postgres(id, self.0))
+    }
 }
 
 /// MongoDB: whole entries, as many as the source takes for one segment; numbered by the first one's
@@ -83,5 +94,14 @@ impl Segmenter for OplogSegments {
     fn named(&self, _epoch: Epoch, number: u64, start: Offset) -> Slot {
         let name = SegmentName::mongodb(OplogTs(number));
         Slot { name, number, start, end: None }
+    }
+
+    fn parse(&self, name: &str) -> Option<SegmentName> {
+        layout::mongodb_first(name).map(SegmentName::mongodb)
+    }
+
+    fn last_record(&self, raw: &[u8]) -> Option<Range<usize>> {
+        let whole = Documents::new(raw).map_while(Result::ok);
+        whole.last().map(|(at, document)| at..at + document.as_bytes().len())
     }
 }

@@ -262,6 +262,7 @@ impl Spooler {
             self.seal(open, false).await?;
         }
         self.begun = Some(self.setup.segmenter.named(self.epoch, number, self.next));
+        self.last = Bytes::new();
         self.keep_up().await
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use proto::position::{ByteCount, Position};
 use proto::postgres::lsn::Lsn;
+use proto::segment::Engine;
 use tokio_util::sync::CancellationToken;
 
 use super::state::State;
@@ -30,8 +31,8 @@ pub fn say(state: &State) {
     };
     tracing::info!(
         state = %state.phase(),
-        durable = %shown(state.stored()),
-        received = %shown(received),
+        durable = %shown(state.engine, state.stored()),
+        received = %shown(state.engine, received),
         behind = %behind,
         lag_seconds = format!("{:.1}", state.lag_seconds()),
         spool = %ByteCount(state.level.bytes()),
@@ -47,14 +48,18 @@ pub fn short(state: &State) -> String {
     format!(
         "{}; durable {}; lag {:.1} s; spool {}; store {}",
         state.phase(),
-        shown(state.stored()),
+        shown(state.engine, state.stored()),
         state.lag_seconds(),
         ByteCount(state.level.bytes()),
         if state.health.is_away() { "away" } else { "ok" },
     )
 }
 
-/// `timeline/LSN`, or `-`.
-pub fn shown(position: Option<Position>) -> String {
-    position.map_or_else(|| "-".to_owned(), |p| format!("{}:{}", p.epoch, Lsn::from(p.offset)))
+/// `timeline:LSN`; of a log that is counted in bytes these; or `-`.
+pub fn shown(engine: Engine, position: Option<Position>) -> String {
+    let Some(position) = position else { return "-".to_owned() };
+    match engine {
+        Engine::Postgresql => format!("{}:{}", position.epoch, Lsn::from(position.offset)),
+        Engine::Mongodb => format!("byte {}", position.offset.0),
+    }
 }

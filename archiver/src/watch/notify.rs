@@ -92,6 +92,7 @@ impl Pulse {
 mod tests {
     use proto::clock::SystemClock;
     use proto::position::{ByteCount, Epoch, Offset, Position};
+    use proto::segment::Engine;
 
     use super::*;
     use crate::ship::health::Health;
@@ -103,7 +104,8 @@ mod tests {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let commits = Arc::new(WalCommits(proto::postgres::lsn::SegmentSize::DEFAULT));
         let lag = Arc::new(LagProbe::new(clock.clone(), commits));
-        State::new(lag, Arc::new(Health::new(clock)), Arc::new(SpoolLevel::new(ByteCount(1 << 30))))
+        let (health, level) = (Health::new(clock), SpoolLevel::new(ByteCount(1 << 30)));
+        State::new(Engine::Postgresql, lag, Arc::new(health), Arc::new(level))
     }
 
     #[test]

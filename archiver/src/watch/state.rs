@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use proto::position::Position;
+use proto::segment::Engine;
 use proto::timestamp::Timestamp;
 
 use super::lag::LagProbe;
@@ -72,6 +73,7 @@ struct Inner {
 /// What everybody may look at.
 #[derive(Debug)]
 pub struct State {
+    pub engine: Engine,
     pub lag: Arc<LagProbe>,
     pub health: Arc<Health>,
     pub level: Arc<SpoolLevel>,
@@ -80,7 +82,12 @@ pub struct State {
 }
 
 impl State {
-    pub fn new(lag: Arc<LagProbe>, health: Arc<Health>, level: Arc<SpoolLevel>) -> Self {
+    pub fn new(
+        engine: Engine,
+        lag: Arc<LagProbe>,
+        health: Arc<Health>,
+        level: Arc<SpoolLevel>,
+    ) -> Self {
         let inner = Inner {
             phase: Phase::Starting,
             received: None,
@@ -89,7 +96,8 @@ impl State {
             base: None,
             base_failures: 0,
         };
-        Self { lag, health, level, beats: AtomicU64::new(0), inner: Mutex::new(inner) }
+        let (beats, inner) = (AtomicU64::new(0), Mutex::new(inner));
+        Self { engine, lag, health, level, beats, inner }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {

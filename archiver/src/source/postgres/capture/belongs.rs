@@ -73,7 +73,7 @@ pub async fn check_lineage(
         let same = archived.is_none_or(|archived| archived.raw == history.raw);
         return if same { Ok(()) } else { Err(CaptureError::OtherHistory { timeline: archive }) };
     }
-    let end = crate::ship::resume::find_end(store, lineage, identity).await?;
+    let end = crate::source::postgres::end::find_end(store, lineage, identity).await?;
     let reached = end.durable.map_or(identity.first, |Position { offset, .. }| offset.into());
     Branching { archive, reached, accept }.allows(&history)?;
     if accept != Some(server) && archived.is_some_and(|archived| !history.continues(&archived)) {

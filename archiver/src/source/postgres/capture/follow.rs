@@ -9,7 +9,7 @@ use proto::postgres::lsn::{Lsn, SegmentId, Timeline};
 use super::belongs::Branching;
 use super::{Capture, CaptureError, CaptureSetup, HistoryFile};
 use crate::ring::{EpochChange, Item};
-use crate::ship::resume::previous_hash;
+use crate::source::postgres::end::previous_hash;
 use crate::source::postgres::session::VERSION_OPTION_LIST;
 use crate::source::postgres::sql::{SqlSession, WalStatus};
 use crate::source::postgres::{Class, ConnectOptions, Error, Session, SlotName};

@@ -1,0 +1,156 @@
+//! PostgreSQL behind the pipeline's seam.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use proto::archive::{ArchiveError, ends};
+use proto::position::Position;
+use proto::postgres::lsn::Timeline;
+use proto::store::Store;
+
+use super::capture::{Capture, CaptureError, CaptureSetup, check_lineage};
+use super::commits::WalCommits;
+use super::indexer::WalIndexer;
+use super::{Class, ConnectOptions, Error, Session, SlotName, SqlSession, begin, end};
+use crate::base::PostgresBases;
+use crate::pipeline::{Ground, Opened, PipelineError};
+use crate::seal::SegmentIndexer;
+use crate::ship::resume::End;
+use crate::source::{Bases, Beside, CaptureStart, Goal, Source};
+use crate::spool::{Segmenter, WalSegments};
+use crate::watch::lag::CommitTimes;
+use crate::watch::line;
+use crate::watch::state::State;
+
+/// A cluster to protect, and how.
+#[derive(Debug, Clone)]
+pub struct Postgres {
+    pub options: ConnectOptions,
+    pub slot: SlotName,
+    pub synchronous: bool,
+    /// `--accept-timeline N`.
+    pub accept: Option<Timeline>,
+}
+
+#[async_trait]
+impl Source for Postgres {
+    async fn open(&self, ground: &Ground, new_lineage: bool) -> Result<Opened, PipelineError> {
+        begin::open(self, ground, new_lineage).await
+    }
+
+    async fn continues(&self, ground: &Ground, opened: &Opened) -> Result<(), PipelineError> {
+        let mut session = Session::connect(&self.options).await?;
+        let (store, identity) = (&*ground.store, opened.postgres());
+        let checked =
+            check_lineage(store, opened.lineage, identity, self.accept, &mut session).await;
+        session.close().await;
+        checked.map_err(|error| match error {
+            // Told apart by whoever decides what is waited for.
+            CaptureError::Source(error) => error.into(),
+            CaptureError::Archive(error) => error.into(),
+            other => other.into(),
+        })
+    }
+
+    async fn is_ahead(&self, ground: &Ground, opened: &Opened) -> Result<bool, PipelineError> {
+        let archived = ends::timelines(&*ground.store, opened.lineage).await?.last().copied();
+        let mut session = Session::connect(&self.options).await?;
+        let server = session.identify().await?;
+        let primary = !session.server().in_hot_standby;
+        session.close().await;
+        Ok(primary && archived.is_some_and(|archived| server.timeline > archived))
+    }
+
+    /// `None` when this role may not ask.
+    async fn is_streamed(&self) -> Result<Option<bool>, PipelineError> {
+        let mut sql = match SqlSession::connect(&self.options).await {
+            Ok(sql) => sql,
+            Err(error) if matches!(error.class(), Class::Config | Class::Permission) => {
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let slot = sql.slot(&self.slot).await;
+        sql.close().await;
+        Ok(slot.ok().map(|slot| slot.is_some_and(|slot| slot.active)))
+    }
+
+    fn is_held(&self) -> PipelineError {
+        Error::SlotHeld { slot: self.slot.to_string() }.into()
+    }
+
+    async fn goal(&self) -> Result<Arc<dyn Goal>, PipelineError> {
+        let mut session = Session::connect(&self.options).await?;
+        let server = session.identify().await?;
+        session.close().await;
+        Ok(Arc::new(Flushed(server.flushed.at(server.timeline))))
+    }
+
+    async fn find_end(&self, store: &dyn Store, opened: &Opened) -> Result<End, ArchiveError> {
+        end::find_end(store, opened.lineage, opened.postgres()).await
+    }
+
+    fn segmenter(&self, opened: &Opened) -> Arc<dyn Segmenter> {
+        Arc::new(WalSegments(opened.postgres().segment_bytes))
+    }
+
+    fn commits(&self, opened: &Opened) -> Arc<dyn CommitTimes> {
+        Arc::new(WalCommits(opened.postgres().segment_bytes))
+    }
+
+    fn indexer(&self, opened: &Opened) -> Box<dyn SegmentIndexer> {
+        Box::new(WalIndexer::new(opened.postgres().segment_bytes))
+    }
+
+    fn capture(&self, start: CaptureStart) -> BoxFuture<'static, Result<(), PipelineError>> {
+        let setup = CaptureSetup {
+            options: self.options.clone(),
+            slot: self.slot.clone(),
+            identity: start.opened.postgres().clone(),
+            cluster: start.opened.identity.cluster.clone(),
+            store: start.ground.store.clone(),
+            lineage: start.opened.lineage,
+            clock: start.ground.clock.clone(),
+            state: start.state,
+            accept: self.accept,
+            synchronous: self.synchronous,
+            base_wanted: start.base_wanted,
+        };
+        let acknowledged = start.durable.acknowledged;
+        let capture = Capture::new(setup, start.ring, acknowledged, start.stop, start.next);
+        capture.run().map(|ended| ended.map_err(PipelineError::from)).boxed()
+    }
+
+    fn bases(&self, beside: Beside) -> Arc<dyn Bases> {
+        Arc::new(PostgresBases { options: self.options.clone(), beside })
+    }
+}
+
+/// What the server had flushed.
+#[derive(Debug, Clone, Copy)]
+struct Flushed(Position);
+
+impl fmt::Display for Flushed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&line::shown(proto::segment::Engine::Postgresql, Some(self.0)))
+    }
+}
+
+#[async_trait]
+impl Goal for Flushed {
+    fn reached(&self, state: &State) -> Option<Position> {
+        state.positions().0.filter(|received| *received >= self.0).map(|_| self.0)
+    }
+
+    async fn is_stored(
+        &self,
+        _store: &dyn Store,
+        _opened: &Opened,
+        end: &End,
+    ) -> Result<bool, ArchiveError> {
+        Ok(end.durable.is_some_and(|durable| durable >= self.0))
+    }
+}

@@ -4,6 +4,7 @@
 //! built around the source's capture. What differs between engines lies behind this trait.
 
 pub mod postgres;
+pub mod mongodb;
 
 use std::fmt;
 use std::sync::Arc;

@@ -29,6 +29,9 @@ pub struct Builder {
     nodes: usize,
     name: String,
     oplog_mb: u32,
+    /// Another size for one member.
+    oplog_of: Option<(usize, u32)>,
+    preferred: Option<usize>,
     auth: bool,
     tls: bool,
     arguments: Vec<String>,
@@ -40,6 +43,8 @@ impl Builder {
             nodes,
             name: "rs0".to_owned(),
             oplog_mb: 256,
+            oplog_of: None,
+            preferred: None,
             auth: false,
             tls: false,
             arguments: Vec::new(),
@@ -55,6 +60,18 @@ impl Builder {
     /// An oplog of this many MB, such as 8 for one that is soon rolled over.
     pub fn oplog_mb(mut self, megabytes: u32) -> Self {
         self.oplog_mb = megabytes;
+        self
+    }
+
+    /// An oplog of another size for this member.
+    pub fn oplog_mb_of(mut self, node: usize, megabytes: u32) -> Self {
+        self.oplog_of = Some((node, megabytes));
+        self
+    }
+
+    /// This member is the primary whenever it can be.
+    pub fn prefer(mut self, node: usize) -> Self {
+        self.preferred = Some(node);
         self
     }
 
@@ -90,8 +107,7 @@ impl Builder {
     /// Makes the set, starts it and waits for a primary that takes writes.
     pub fn start(self) -> Result<ReplicaSet> {
         let shared = Folder::new("mongod-set")?;
-        let mut common =
-            vec![format!("--replSet={}", self.name), format!("--oplogSize={}", self.oplog_mb)];
+        let mut common = vec![format!("--replSet={}", self.name)];
         if self.auth {
             common.push(format!("--keyFile={}", key_file(shared.path())?.display()));
         }
@@ -102,7 +118,12 @@ impl Builder {
             certificate_authority: authority.as_ref().map(Authority::certificate),
         };
         let nodes = (0..self.nodes)
-            .map(|_| self.node(&common, access.clone()))
+            .map(|number| {
+                let size = self.oplog_of.filter(|(node, _)| *node == number);
+                let size = size.map_or(self.oplog_mb, |(_, megabytes)| megabytes);
+                let own = [&common[..], &[format!("--oplogSize={size}")]].concat();
+                self.node(&own, access.clone())
+            })
             .collect::<Result<Vec<_>>>()?;
         for node in &nodes {
             node.launch()?;
@@ -111,7 +132,7 @@ impl Builder {
             node.await_ready(&Deadline::seconds(60))?;
         }
         let set = ReplicaSet { name: self.name.clone(), nodes, access, authority, _shared: shared };
-        initiate(&set, self.auth)?;
+        initiate(&set, self.auth, self.preferred)?;
         Ok(set)
     }
 
@@ -178,10 +199,12 @@ fn tls_arguments(authority: Option<&Authority>) -> Result<Vec<String>> {
 }
 
 /// With elections of a second, for tests that wait for them.
-fn initiate(set: &ReplicaSet, auth: bool) -> Result<()> {
-    let hosts = set.nodes.iter().map(Node::host);
-    let members: Vec<Document> =
-        (0_i32..).zip(hosts).map(|(id, host)| doc! { "_id": id, "host": host }).collect();
+fn initiate(set: &ReplicaSet, auth: bool, preferred: Option<usize>) -> Result<()> {
+    let member = |(number, node): (usize, &Node)| {
+        let priority = if preferred == Some(number) { 10 } else { 1 };
+        doc! { "_id": number as i32, "host": node.host(), "priority": priority }
+    };
+    let members: Vec<Document> = set.nodes.iter().enumerate().map(member).collect();
     let config = doc! {
         "_id": &set.name,
         "members": members,
@@ -194,7 +217,8 @@ fn initiate(set: &ReplicaSet, auth: bool) -> Result<()> {
             let said = node.run_as(None, "admin", doc! { "hello": 1 });
             said.is_ok_and(|hello| hello.get_bool("isWritablePrimary").unwrap_or(false))
         };
-        let Some(primary) = set.nodes.iter().find(is_primary) else { return Ok(None) };
+        let first = preferred.map_or(&set.nodes[..], |number| &set.nodes[number..=number]);
+        let Some(primary) = first.iter().find(is_primary) else { return Ok(None) };
         if auth {
             // A server without a user lets one who comes from its own machine make the first.
             let user = doc! { "createUser": ROOT, "pwd": ROOT_PASSWORD, "roles": ["root"] };

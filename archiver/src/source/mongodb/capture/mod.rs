@@ -1,0 +1,192 @@
+//! Following a replica set for ever: find a member, prove that it continues where the log ends,
+//! follow its oplog, find another one.
+//!
+//! Enters: where the log goes on. Leaves: the log, in the ring, without a hole that is not recorded.
+//! Nothing is kept: after a crash the next run asks from what spool and store hold.
+
+mod packer;
+mod follow;
+mod gap;
+#[cfg(test)]
+mod packer_tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::clock::Clock;
+use proto::mongodb::{OpTime, OplogTs};
+use proto::position::{Epoch, Offset, Position};
+use proto::store::retry::Backoff;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::tail::From;
+use super::{Class, ConnectOptions, Error};
+use crate::ring::RingSender;
+use crate::watch::repeat::Repeat;
+use crate::watch::state::{Phase, State};
+use packer::Packer;
+pub use packer::{Last, OpenSegment, Reached, SEGMENT_BYTES};
+
+/// An oplog has one epoch (docs/decisions/0010-mongodb-positions.md).
+const EPOCH: Epoch = Epoch(1);
+
+/// What ends the capture: only a contradiction, never a set that is away.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CaptureError {
+    #[error("the archive belongs to replica set {expected}, and {member} is of {found}")]
+    WrongSet { expected: String, found: String, member: String },
+    #[error(transparent)]
+    Source(#[from] Error),
+    #[error(transparent)]
+    Pipeline(#[from] crate::ring::Closed),
+}
+
+/// A stretch of the oplog that no member has any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gap {
+    /// The last entry before it.
+    pub last: OpTime,
+    /// The first entry behind it.
+    pub first: OpTime,
+    /// The range of offsets that stands for it.
+    pub from: Position,
+    pub to: Position,
+    pub reason: String,
+}
+
+/// What a capture needs to know; it does not change while it runs.
+#[derive(Clone)]
+pub struct CaptureSetup {
+    pub options: ConnectOptions,
+    /// [`super::SetFacts::id`] of the set that the archive is of.
+    pub set: String,
+    pub clock: Arc<dyn Clock>,
+    pub state: Arc<State>,
+    /// Told of each gap, before anything behind it is archived: it is recorded, and a new base is
+    /// wanted.
+    pub on_gap: Arc<dyn Fn(Gap) + Send + Sync>,
+}
+
+/// Where the log goes on, as spool and store have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Continue {
+    /// The end of what is held.
+    pub next: Offset,
+    /// The newest entry that is held; `None` before the first one, and behind a gap.
+    pub last: Option<Last>,
+    /// The segment that is open.
+    pub open: Option<OpenSegment>,
+    /// Where to begin when there is no newest entry.
+    pub first: OplogTs,
+}
+
+pub struct Capture {
+    setup: CaptureSetup,
+    ring: RingSender,
+    stop: CancellationToken,
+    packer: Packer,
+    first: OplogTs,
+    reached: watch::Sender<Option<Reached>>,
+    /// How often members that are away were waited for.
+    asked: u32,
+    repeat: Repeat,
+}
+
+enum Next {
+    Stop,
+    Again,
+    Wait,
+}
+
+impl Capture {
+    pub fn new(
+        setup: CaptureSetup,
+        ring: RingSender,
+        stop: CancellationToken,
+        from: Continue,
+    ) -> Self {
+        let repeat = Repeat::new(setup.clock.clone());
+        let packer = Packer::new(from.next, from.last, from.open);
+        let reached = watch::Sender::new(packer.reached());
+        Self { setup, ring, stop, packer, first: from.first, reached, asked: 0, repeat }
+    }
+
+    /// Which entries have been handed on, and where their log ends.
+    pub fn reached(&self) -> watch::Receiver<Option<Reached>> {
+        self.reached.subscribe()
+    }
+
+    /// Runs until `stop`.
+    ///
+    /// # Errors
+    /// [`CaptureError`], when waiting would not help.
+    pub async fn run(mut self) -> Result<(), CaptureError> {
+        let mut backoff = Backoff::new();
+        while !self.stop.is_cancelled() {
+            let before = self.packer.next();
+            let ended = self.once().await;
+            if self.packer.next() != before {
+                backoff.reset();
+            }
+            match ended {
+                Ok(Next::Stop) => break,
+                Ok(Next::Again) => {}
+                Ok(Next::Wait) => self.wait_for_room().await,
+                Err(CaptureError::Source(error)) if error.class() == Class::WrongSet => {
+                    return Err(error.into());
+                }
+                Err(CaptureError::Source(error)) => self.away(&error, &mut backoff).await,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a cursor is to begin.
+    fn from(&self) -> From {
+        self.packer.last().map_or(From::AtLeast(self.first), |last| From::Entry(last.at))
+    }
+
+    fn position(&self) -> Position {
+        Position::new(EPOCH, self.packer.next())
+    }
+
+    async fn away(&mut self, error: &Error, backoff: &mut Backoff) {
+        self.setup.state.beat();
+        let wait = backoff.next_wait().max(Duration::from_millis(200));
+        let class = error.class();
+        if let Some(kept_back) = self.repeat.tell(format!("{class:?}")) {
+            let (error, again_in_ms) = (proto::cli::causes(error), wait.as_millis() as u64);
+            tracing::warn!(error, ?class, again_in_ms, kept_back, "source away: trying again");
+        }
+        self.pause(wait).await;
+    }
+
+    async fn pause(&self, wait: Duration) {
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+
+    async fn wait_for_room(&self) {
+        self.setup.state.enter(Phase::Held);
+        if let Some(full) = self.setup.state.level.full() {
+            tracing::warn!(
+                why = %full,
+                "held: the source is disconnected, and only its oplog keeps the log until there is room"
+            );
+        }
+        while !self.stop.is_cancelled() {
+            self.setup.state.beat();
+            self.pause(Duration::from_millis(200)).await;
+            let level = self.setup.state.level.clone();
+            let room = tokio::task::spawn_blocking(move || level.has_room()).await;
+            if room.unwrap_or(true) && !self.ring.is_full() {
+                return;
+            }
+        }
+    }
+}

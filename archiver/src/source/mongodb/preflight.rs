@@ -1,0 +1,87 @@
+//! Whether a set can be protected: asked before anything is begun.
+//!
+//! Enters: options. Leaves: a member and its set's facts, or an error of the class that it
+//! deserves; one line a right. Asks and changes nothing.
+
+use bson::doc;
+
+use super::tail::OPLOG;
+use super::{ConnectOptions, Error, Hello, Member, ReplicaSet, SetFacts};
+
+/// What a user must be allowed, and for what.
+#[derive(Debug, Clone, Copy)]
+pub struct Right {
+    /// As it completes "the user may not …".
+    pub what: &'static str,
+    /// Without it this does not work.
+    pub needed_for: &'static str,
+    database: &'static str,
+    command: fn() -> bson::Document,
+}
+
+/// All of them; the role `backup` has them.
+pub const RIGHTS: [Right; 4] = [
+    Right {
+        what: "read local.oplog.rs",
+        needed_for: "streaming",
+        database: "local",
+        command: || doc! { "find": OPLOG, "limit": 1 },
+    },
+    Right {
+        what: "list the collections of config",
+        needed_for: "telling this replica set from another",
+        database: "config",
+        command: || doc! { "listCollections": 1, "nameOnly": false, "filter": { "name": "transactions" } },
+    },
+    Right {
+        what: "read config.transactions",
+        needed_for: "a first position that no open transaction crosses",
+        database: "config",
+        command: || doc! { "find": "transactions", "limit": 1 },
+    },
+    Right {
+        what: "read the feature compatibility version",
+        needed_for: "what a restore needs to know of the servers",
+        database: "admin",
+        command: || doc! { "getParameter": 1, "featureCompatibilityVersion": 1 },
+    },
+];
+
+/// A member that can be used, and its set.
+#[derive(Debug)]
+pub struct Found {
+    pub member: Member,
+    pub hello: Hello,
+    pub facts: SetFacts,
+}
+
+/// Connects and looks whether the oplog can be read.
+///
+/// # Errors
+/// The first thing that is wrong, with what and where.
+pub async fn connect(options: &ConnectOptions) -> Result<Found, Error> {
+    let (member, hello) = ReplicaSet::find(options).await?.keep(0).await;
+    for right in RIGHTS {
+        if let Err(error) = right.ask(&member).await {
+            member.close().await;
+            return Err(error);
+        }
+    }
+    match SetFacts::of(&member, &hello).await {
+        Ok(facts) => Ok(Found { member, hello, facts }),
+        Err(error) => {
+            member.close().await;
+            Err(error)
+        }
+    }
+}
+
+impl Right {
+    /// Whether the user has it.
+    ///
+    /// # Errors
+    /// [`Error::NoRight`] when it does not; others when the member cannot be asked.
+    pub async fn ask(&self, member: &Member) -> Result<(), Error> {
+        member.run(self.what, self.database, (self.command)()).await.map(drop)
+    }
+}

@@ -21,7 +21,11 @@ use proto::store::{Body, Key, Put, Range, Store};
 use super::ShipError;
 use super::health::Health;
 use super::put::{get, put};
-use crate::spool::{FrameRange, OpenState, read};
+use crate::spool::{FrameEnd, FrameRange, OpenState, read};
+
+/// Bytes of a tail's frames, about: they are held in memory on their way. A segment that fills
+/// faster than the store takes its tails has several.
+const TAIL_MAX: u64 = 2 << 20;
 
 /// What every ship task needs.
 #[derive(Debug, Clone)]
@@ -143,35 +147,37 @@ impl TailChain {
         Ok(grown)
     }
 
-    /// Puts the bytes between the chain's end and `state`.
+    /// Puts bytes between the chain's end and `state`: all of them, or as many as fit into
+    /// [`TAIL_MAX`]. What is proved goes with the last of them.
     pub async fn put_data(
         &mut self,
         tools: &ShipTools,
         state: &OpenState,
         mark: Option<Watermark>,
     ) -> Result<Grown, ShipError> {
-        let raw_len = state.raw_len - self.raw_len;
-        let header = self.header(TailKind::Data, raw_len, state.hash, mark);
+        let end = state.tail_end(self.raw_len, self.file_len, TAIL_MAX);
+        let mark = mark.filter(|_| end.raw_len == state.raw_len);
+        let header = self.header(TailKind::Data, end.raw_len - self.raw_len, end.hash, mark);
         let mut body = header.encode();
-        body.extend(self.frames(tools, state).await?);
-        self.put(tools, header, body, Some(state), Some(state.file_len)).await
+        body.extend(self.frames(tools, state, end).await?);
+        self.put(tools, header, body, Some(state), Some(end.file_len)).await
     }
 
     /// The frames of the new bytes: as they stand in the spool file, or made anew when the chain
     /// ends within one of them.
-    async fn frames(&self, tools: &ShipTools, state: &OpenState) -> Result<Vec<u8>, ShipError> {
-        let disk = tools.disk.clone();
-        let (path, codec) = (state.path.clone(), tools.codec);
-        let (from, total, raw_len) = (self.file_len, state.file_len, self.raw_len);
-        let made = crate::spool::spooler::blocking(move || match from {
-            Some(offset) => read::bytes(&*disk, &FrameRange { path, offset, len: total - offset }),
-            None => {
-                let raw = read::raw(&*disk, &FrameRange { path, offset: 0, len: total })?;
-                let rest = &raw[usize::try_from(raw_len).expect("a segment fits in memory")..];
-                Ok(encode_frames(codec, rest))
-            }
-        });
-        Ok(made.await?)
+    async fn frames(
+        &self,
+        tools: &ShipTools,
+        state: &OpenState,
+        end: FrameEnd,
+    ) -> Result<Vec<u8>, ShipError> {
+        let Some(offset) = self.file_len else {
+            return made_anew(tools, state, self.raw_len, end.raw_len).await;
+        };
+        let (disk, path) = (tools.disk.clone(), state.path.clone());
+        let range = FrameRange { path, offset, len: end.file_len - offset };
+        let read = crate::spool::spooler::blocking(move || read::bytes(&*disk, &range));
+        Ok(read.await?)
     }
 
     async fn put(
@@ -308,16 +314,8 @@ impl TailChain {
             after: last.after,
             watermark: run.iter().filter_map(|h| h.watermark).max_by_key(|mark| mark.clock),
         };
-        let disk = tools.disk.clone();
-        let (path, len, codec) = (state.path.clone(), state.file_len, tools.codec);
-        let made = crate::spool::spooler::blocking(move || {
-            let raw = read::raw(&*disk, &FrameRange { path, offset: 0, len })?;
-            let at = |offset: u64| usize::try_from(offset).expect("a segment fits in memory");
-            let raw = &raw[at(header.raw_start)..at(header.raw_end())];
-            Ok(encode_frames(codec, raw))
-        });
         let mut body = header.encode();
-        body.extend(made.await?);
+        body.extend(made_anew(tools, state, header.raw_start, header.raw_end()).await?);
         let key = tools.lineage.merged(&self.segment, level, header.first);
         if put(&*tools.store, &tools.health, &key, &Body::from(body)).await? == Put::Exists {
             let range = Range::At { offset: 0, len: proto::segment::TAIL_HEADER_LEN };
@@ -334,6 +332,23 @@ impl TailChain {
     }
 }
 
+/// The raw bytes of the open segment from `start` to `end`, in frames of their own.
+async fn made_anew(
+    tools: &ShipTools,
+    state: &OpenState,
+    start: u64,
+    end: u64,
+) -> Result<Vec<u8>, ShipError> {
+    let (disk, codec) = (tools.disk.clone(), tools.codec);
+    let (range, begin) = state.frames_around(start, end);
+    let made = crate::spool::spooler::blocking(move || {
+        let raw = read::raw(&*disk, &range)?;
+        let at = |offset: u64| usize::try_from(offset - begin).expect("a segment fits in memory");
+        Ok(encode_frames(codec, &raw[at(start)..at(end)]))
+    });
+    Ok(made.await?)
+}
+
 fn encode_frames(codec: Codec, raw: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     for piece in raw.chunks(FRAME_RAW) {
@@ -342,3 +357,7 @@ fn encode_frames(codec: Codec, raw: &[u8]) -> Vec<u8> {
     }
     out
 }
+
+#[cfg(test)]
+#[path = "tails_tests.rs"]
+mod tests;

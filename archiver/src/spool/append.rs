@@ -152,16 +152,8 @@ impl Spooler {
 
     pub(super) fn announce(&self, open: &OpenFile, urgent: bool) {
         let end = Offset(open.slot.start.0 + open.segment.raw_len());
-        self.send(SpoolEvent::Flushed(OpenState {
-            slot: open.slot.clone(),
-            head: open.segment.head,
-            path: open.path().to_owned(),
-            raw_len: open.segment.raw_len(),
-            file_len: open.segment.file_len(),
-            hash: open.segment.hash(),
-            mark: self.mark.filter(|mark| mark.offset <= end),
-            urgent,
-        }));
+        let mark = self.mark.filter(|mark| mark.offset <= end);
+        self.send(SpoolEvent::Flushed(open.state(mark, urgent)));
     }
 
     /// Whether everything handed on so far is on disk and announced.
@@ -176,13 +168,16 @@ impl Spooler {
     /// The open segment, or the one that comes next while it is empty, if it is known.
     pub(super) fn state(&self) -> Option<OpenState> {
         let slot = self.slot_at(self.next)?;
-        let open = self.open.as_ref();
+        if let Some(open) = &self.open {
+            return Some(OpenState { slot, ..open.state(self.mark, false) });
+        }
         Some(OpenState {
-            head: open.map_or_else(|| self.head(&slot), |open| open.segment.head),
-            path: open.map_or_else(PathBuf::new, |open| open.path().to_owned()),
-            raw_len: open.map_or(0, |open| open.segment.raw_len()),
-            file_len: open.map_or(0, |open| open.segment.file_len()),
-            hash: open.map_or_else(|| Hash::of(b""), |open| open.segment.hash()),
+            head: self.head(&slot),
+            path: PathBuf::new(),
+            raw_len: 0,
+            file_len: 0,
+            hash: Hash::of(b""),
+            stops: Vec::new(),
             slot,
             mark: self.mark,
             urgent: false,

@@ -12,10 +12,11 @@ use proto::disk::{Disk, DiskFile};
 use proto::position::Offset;
 use proto::segment::{
     Codec, FRAME_RAW, Footer, Frame, FrameEntry, FrameKind, Hash, OpenSegment, SegmentHead,
-    decompress, first_frame,
+    Watermark, decompress, first_frame,
 };
 
 use super::error::io_error;
+use super::event::{FrameEnd, OpenState, STOP_EVERY};
 use super::{Slot, SpoolError};
 
 /// The file of the segment that is being filled.
@@ -30,6 +31,7 @@ pub struct OpenFile {
     synced: u64,
     /// Whether every frame carries a checksum of its own (a stored one does not).
     checked: bool,
+    stops: Vec<FrameEnd>,
 }
 
 /// A whole segment on the local disk, waiting for the store.
@@ -88,6 +90,7 @@ impl OpenFile {
             file,
             synced: 0,
             checked: true,
+            stops: Vec::new(),
         })
     }
 
@@ -101,6 +104,7 @@ impl OpenFile {
         let path = open_path(dir, &slot, &head);
         let bytes = disk.read(&path).map_err(io_error("read", &path))?;
         let mut segment = OpenSegment::new(head);
+        let mut stops = Vec::new();
         let (mut at, mut checked) = (0, true);
         // The first frame that is torn, flipped or foreign ends the run: the source sends it again.
         while let Ok(Some(span)) = first_frame(&bytes[at..]) {
@@ -117,11 +121,12 @@ impl OpenFile {
                 crc: crc32fast::hash(frame),
             };
             segment.push(entry, &raw);
+            stop_at(&mut stops, &segment);
             at += span.len;
         }
         let mut file = disk.append(&path).map_err(io_error("open", &path))?;
         file.truncate(at as u64).map_err(io_error("cut", &path))?;
-        let mut open = Self { slot, segment, path, disk, file, synced: 0, checked };
+        let mut open = Self { slot, segment, path, disk, file, synced: 0, checked, stops };
         open.sync()?;
         Ok(open)
     }
@@ -135,6 +140,7 @@ impl OpenFile {
         assert!(raw.len() as u64 <= room, "a segment never holds more than its size");
         self.file.write_all(&frame.bytes).map_err(io_error("write", &self.path))?;
         self.segment.push(frame.entry, raw);
+        stop_at(&mut self.stops, &self.segment);
         Ok(())
     }
 
@@ -226,7 +232,8 @@ impl OpenFile {
         let file = self.disk.create_new(&path).map_err(io_error("create", &path))?;
         let segment = OpenSegment::new(self.segment.head);
         let (slot, disk) = (self.slot.clone(), self.disk.clone());
-        let mut joined = Self { slot, segment, path, disk, file, synced: 0, checked: true };
+        let stops = Vec::new();
+        let mut joined = Self { slot, segment, path, disk, file, synced: 0, checked: true, stops };
         let wrong = |source| SpoolError::Segment { path: self.path.clone(), source };
         let (mut pending, mut at) = (Vec::with_capacity(FRAME_RAW * 2), 0);
         for entry in &self.segment.frames {
@@ -251,9 +258,33 @@ impl OpenFile {
         self.disk.remove(&self.path).map_err(io_error("remove", &self.path))
     }
 
+    /// What the ship stage is told of it.
+    pub fn state(&self, mark: Option<Watermark>, urgent: bool) -> OpenState {
+        OpenState {
+            slot: self.slot.clone(),
+            head: self.segment.head,
+            path: self.path.clone(),
+            raw_len: self.segment.raw_len(),
+            file_len: self.segment.file_len(),
+            hash: self.segment.hash(),
+            stops: self.stops.clone(),
+            mark,
+            urgent,
+        }
+    }
+
     /// Leaves the file for the next run.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+/// Notes the end of `segment` as a stop, if the last one lies far enough back.
+fn stop_at(stops: &mut Vec<FrameEnd>, segment: &OpenSegment) {
+    let last = stops.last().map_or(0, |stop| stop.file_len);
+    let (raw_len, file_len) = (segment.raw_len(), segment.file_len());
+    if file_len - last >= STOP_EVERY {
+        stops.push(FrameEnd { raw_len, file_len, hash: segment.hash() });
     }
 }
 

@@ -25,7 +25,7 @@ mod branch_tests;
 mod recover_tests;
 
 pub use error::SpoolError;
-pub use event::{OpenState, SpoolEvent};
+pub use event::{FrameEnd, OpenState, STOP_EVERY, SpoolEvent};
 pub use file::{FrameRange, OpenFile, SealedFile};
 pub use held::Held;
 pub use level::SpoolLevel;

@@ -19,6 +19,7 @@ mod manifest;
 mod progress;
 pub mod durable;
 pub mod writer;
+pub mod mongodb;
 pub mod join;
 pub mod error;
 mod postgres_bases;

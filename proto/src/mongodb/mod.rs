@@ -1,5 +1,6 @@
 //! MongoDB's log as both programs read it: where an entry stands (`optime`), walking a run of BSON
-//! documents (`walk`), and what one oplog entry says (`entry`).
+//! documents (`walk`), what one oplog entry says (`entry`), what a base holds (`base`) and which
+//! collections are restored (`scope`).
 //!
 //! Enters: bytes, trusted in nothing. Leaves: views into them; nothing is copied, and rubbish is
 //! an error, never a panic.
@@ -10,6 +11,7 @@ mod entry;
 mod note;
 
 pub mod base;
+pub mod scope;
 
 #[cfg(test)]
 mod tests;

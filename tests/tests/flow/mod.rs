@@ -15,3 +15,4 @@ mod odd_slow;
 mod odd_large;
 mod refused;
 mod targets_resumed;
+mod mongodb;

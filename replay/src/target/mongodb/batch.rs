@@ -1,0 +1,111 @@
+//! Writes of documents, gathered into `applyOps` commands.
+//!
+//! Enters: operations and the entries that they come from. Leaves: the same in the target, with how
+//! far that is, in one command each. After a crash the target holds whole batches.
+
+use bson::{RawArrayBuf, RawDocumentBuf};
+
+use proto::mongodb::OplogTs;
+use proto::mongodb::scope::split;
+
+use super::error::{ReplayError, code, code_of};
+use super::operation::Operation;
+use super::target::{Confirm, Reached, Target};
+
+/// Of a command. More are hardly faster, and hold the target's locks for longer (tried: 1000 against
+/// 5000 against 200 000).
+const OPERATIONS_MAX: usize = 1000;
+const BYTES_MAX: usize = 8 << 20;
+/// Between two moments at which the majority confirms: what a failover of the target could lose.
+const BARRIER_BYTES: usize = 64 << 20;
+
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    operations: RawArrayBuf,
+    /// The entry of each one.
+    entries: Vec<OplogTs>,
+    bytes: usize,
+    /// What goes with the operations; nothing while a base is loaded.
+    reached: Option<Reached>,
+    since_barrier: usize,
+}
+
+impl Batch {
+    /// Adds an operation; what was gathered goes to the target when it is enough.
+    pub(super) async fn push(
+        &mut self,
+        target: &Target,
+        operation: &RawDocumentBuf,
+        reached: Reached,
+    ) -> Result<(), ReplayError> {
+        self.push_plain(target, operation).await?;
+        if let Some(entry) = self.entries.last_mut() {
+            *entry = reached.at;
+        }
+        self.reached = Some(reached);
+        Ok(())
+    }
+
+    /// As [`Self::push`], of something that is no entry.
+    pub(super) async fn push_plain(
+        &mut self,
+        target: &Target,
+        operation: &RawDocumentBuf,
+    ) -> Result<(), ReplayError> {
+        let bytes = operation.as_bytes().len();
+        if self.entries.len() >= OPERATIONS_MAX || self.bytes + bytes > BYTES_MAX {
+            self.flush(target).await?;
+        }
+        self.operations.push(operation);
+        self.entries.push(OplogTs::default());
+        self.bytes += bytes;
+        Ok(())
+    }
+
+    /// Applies what is gathered.
+    pub(super) async fn flush(&mut self, target: &Target) -> Result<(), ReplayError> {
+        if self.entries.is_empty() {
+            return Ok(());
+        }
+        let mut operations = std::mem::take(&mut self.operations);
+        let entries = std::mem::take(&mut self.entries);
+        self.since_barrier += std::mem::take(&mut self.bytes);
+        if let Some(reached) = self.reached {
+            operations.push(reached.to_apply());
+        }
+        let barrier = self.since_barrier >= BARRIER_BYTES;
+        let confirm = if barrier { Confirm::Majority } else { Confirm::Applied };
+        match target.apply(&operations, confirm).await {
+            Ok(()) => {
+                if barrier {
+                    self.since_barrier = 0;
+                }
+                Ok(())
+            }
+            Err(error) => Err(named(&operations, &entries, error)),
+        }
+    }
+}
+
+/// The server says how many it has tried: the last of them is the one that failed.
+fn named(
+    operations: &RawArrayBuf,
+    entries: &[OplogTs],
+    error: mongodb::error::Error,
+) -> ReplayError {
+    let tried = error.server_response().and_then(|answer| answer.get_i32("applied").ok());
+    let failed = tried.and_then(|tried| usize::try_from(tried).ok()?.checked_sub(1));
+    let Some((failed, at)) = failed.and_then(|failed| Some((failed, *entries.get(failed)?))) else {
+        return ReplayError::target("applying operations")(error);
+    };
+    let Ok(raw) = operations.get_document(failed) else {
+        return ReplayError::target("applying operations")(error);
+    };
+    let operation = Operation::show(raw);
+    let namespace = raw.get_str("ns").unwrap_or_default();
+    if code_of(&error) == Some(code::UPDATE_OPERATION_FAILED) {
+        let (database, name) = split(namespace);
+        return ReplayError::Miss { at, namespace: format!("{database}.{name}"), operation };
+    }
+    ReplayError::Refused { at, operation, source: Box::new(error) }
+}

@@ -1,0 +1,100 @@
+//! Why a MongoDB restore did not end as asked, with the facts a person needs to act.
+
+use mongodb::error::{Error as DriverError, ErrorKind};
+
+use proto::mongodb::base::Uuid;
+use proto::mongodb::{EntryError, OplogTs, WalkError};
+
+/// Codes of `src/mongo/base/error_codes.yml`.
+pub(super) mod code {
+    pub(crate) const NAMESPACE_NOT_FOUND: i32 = 26;
+    pub(crate) const UPDATE_OPERATION_FAILED: i32 = 218;
+}
+
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReplayError {
+    #[error("the target failed: {what}")]
+    Target {
+        what: String,
+        #[source]
+        source: Box<DriverError>,
+    },
+    /// The entry changes a document that the target does not have: what was restored is not what
+    /// the source had.
+    #[error("entry {at} changes a document of {namespace} that is not there: {operation}")]
+    Miss { at: OplogTs, namespace: String, operation: String },
+    #[error("entry {at} is refused by the target: {operation}")]
+    Refused {
+        at: OplogTs,
+        operation: String,
+        #[source]
+        source: Box<DriverError>,
+    },
+    #[error(
+        "entry {at} is of collection {namespace} ({uuid}), which neither base nor log has made"
+    )]
+    UnknownCollection { at: OplogTs, namespace: String, uuid: Uuid },
+    #[error("entry {at} gives {namespace} to a second collection ({uuid})")]
+    Taken { at: OplogTs, namespace: String, uuid: Uuid },
+    #[error("entry {at} is a {what} of {namespace}, which this version does not know")]
+    Unknown { at: OplogTs, what: String, namespace: String },
+    #[error("entry {at} ends a transaction whose beginning stands before the log that is replayed")]
+    NoBeginning { at: OplogTs },
+    #[error(
+        "the transaction prepared at {prepared} had not ended where the log ends: whether it belongs \
+         to {until} is not known yet"
+    )]
+    Unended { prepared: OplogTs, until: OplogTs },
+    #[error("entry {found} stands behind {after} in the log")]
+    Order { found: OplogTs, after: OplogTs },
+    #[error("the log ends at {reached}, before {until}")]
+    Short { reached: OplogTs, until: OplogTs },
+    #[error("entry {at} cannot be read")]
+    Entry {
+        at: OplogTs,
+        #[source]
+        source: EntryError,
+    },
+    #[error("the log cannot be read behind {after}")]
+    Log {
+        after: OplogTs,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[error("{object} of the base: {detail}")]
+    Object { object: String, detail: String },
+    #[error(transparent)]
+    Archive(#[from] proto::archive::ArchiveError),
+    #[error("the target is not empty: it has {found}")]
+    NotEmpty { found: String },
+    #[error("the target holds a restore of something else that was interrupted: {found}")]
+    OtherRestore { found: String },
+    #[error("the target is no primary of a replica set")]
+    NotPrimary,
+    #[error("interrupted; the same command goes on where this one stopped")]
+    Interrupted,
+}
+
+impl ReplayError {
+    pub(super) fn target(what: impl Into<String>) -> impl FnOnce(DriverError) -> Self {
+        let what = what.into();
+        |source| Self::Target { what, source: Box::new(source) }
+    }
+
+    pub(super) fn entry<E: Into<EntryError>>(at: OplogTs) -> impl FnOnce(E) -> Self {
+        move |source| Self::Entry { at, source: source.into() }
+    }
+
+    pub(super) fn log(after: OplogTs) -> impl FnOnce(WalkError) -> Self {
+        move |source| Self::Log { after, source: Box::new(source) }
+    }
+}
+
+/// The server's code, if it was the server that refused.
+pub(super) fn code_of(error: &DriverError) -> Option<i32> {
+    match error.kind.as_ref() {
+        ErrorKind::Command(command) => Some(command.code),
+        _ => None,
+    }
+}

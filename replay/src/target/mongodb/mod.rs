@@ -1,0 +1,27 @@
+//! Bringing a MongoDB replica set back to a moment.
+//!
+//! Enters: a base and the oplog from its start on. Leaves: a replica set whose collections are, byte
+//! by byte, those that the source had. What is done is kept in the target itself, so that a restore
+//! that was killed goes on.
+//!
+//! `prepare` (an empty target) → `load` (the base) → `replay` (the log: `names`, `moments`, `transactions` decide, `catalog` and
+//! `batch` act on the `target`) → indexes, last.
+
+mod error;
+mod operation;
+mod order;
+mod names;
+mod moments;
+mod indexes;
+mod transactions;
+mod target;
+mod batch;
+mod catalog;
+mod replay;
+mod load;
+mod prepare;
+
+pub use error::ReplayError;
+pub use load::{BaseFolder, load};
+pub use prepare::{Found, conclude, prepare};
+pub use replay::{Replay, Replayed};

@@ -1,0 +1,341 @@
+//! Replaying the oplog onto a base that is loaded, up to a moment, strictly.
+//!
+//! Enters: the log's entries, in order, from the base's start on. Leaves: every collection as the
+//! source had it at the moment, but for the indexes, which are built last. An entry that does not fit
+//! what is there ends the replay and is named. After a crash the same entries are given again:
+//! what the target's progress says it holds is walked over, so that names, indexes and open
+//! transactions are the same again, and not applied a second time.
+//!
+//! "At T" is: all entries up to T, and transactions whose `commitTimestamp` is not later than T. One
+//! that is prepared at T is known to be in or out only when its end is seen, which may stand
+//! behind T: the log is read on until then.
+
+use bson::RawBsonRef;
+use bson::raw::RawDocument;
+
+use proto::mongodb::base::{MongodbBase, Uuid};
+use proto::mongodb::scope::{is_restored, is_restored_document, split};
+use proto::mongodb::{Documents, Entry, Kind, OplogTs};
+
+use super::batch::Batch;
+use super::error::ReplayError;
+use super::indexes::Indexes;
+use super::moments::{Moments, Verdict};
+use super::names::Names;
+use super::operation::Operation;
+use super::target::{Confirm, Reached, Target};
+use super::transactions::{Held, Key, Step, Transactions};
+
+/// A replay that is under way.
+#[derive(Debug)]
+pub struct Replay {
+    pub(super) target: Target,
+    pub(super) names: Names,
+    pub(super) indexes: Indexes,
+    moments: Moments,
+    open: Transactions,
+    pub(super) batch: Batch,
+    /// The last moment that is in.
+    until: OplogTs,
+    /// The base's: from here on nothing is left out.
+    pub(super) stop: OplogTs,
+    /// The lowest moment of the base: what took effect up to it, it holds.
+    held: OplogTs,
+    /// What an earlier run has done.
+    done: Option<Reached>,
+    /// The first change of the catalog behind that may have been done, and not noted.
+    pub(super) repeated: bool,
+    /// Where the walk is.
+    pub(super) here: Reached,
+    applied: u64,
+}
+
+/// What a replay did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replayed {
+    /// The last entry up to the moment.
+    pub at: OplogTs,
+    /// Operations that were applied in this run.
+    pub operations: u64,
+}
+
+impl Replay {
+    /// Begins, or goes on where the target's progress stands.
+    ///
+    /// # Errors
+    /// When the target does not answer.
+    pub async fn begin(
+        client: mongodb::Client,
+        base: &MongodbBase,
+        until: OplogTs,
+    ) -> Result<Self, ReplayError> {
+        let target = Target::new(client);
+        let done = target.reached().await?;
+        let (mut names, mut indexes) = (Names::default(), Indexes::default());
+        for collection in &base.collections {
+            names.insert(collection.uuid, collection.namespace());
+            for index in &collection.indexes {
+                let added = indexes.add(collection.uuid, index, None);
+                added.map_err(ReplayError::entry(base.start.ts))?;
+            }
+        }
+        let pieces = base.collections.iter().flat_map(|collection| &collection.pieces);
+        Ok(Self {
+            target,
+            names,
+            indexes,
+            moments: Moments::of(&base.collections),
+            open: Transactions::default(),
+            batch: Batch::default(),
+            until,
+            stop: base.stop,
+            held: pieces.map(|piece| piece.at).min().unwrap_or(base.stop),
+            repeated: done.is_some(),
+            done,
+            here: Reached::default(),
+            applied: 0,
+        })
+    }
+
+    /// Takes a run of whole entries. Whether nothing more is needed.
+    ///
+    /// # Errors
+    /// [`ReplayError`]: the entry that does not fit, or the target.
+    pub async fn take(&mut self, run: &[u8]) -> Result<bool, ReplayError> {
+        for document in Documents::new(run) {
+            let (_, raw) = document.map_err(ReplayError::log(self.here.at))?;
+            let entry = Entry::read(raw).map_err(ReplayError::entry(self.here.at))?;
+            if self.entry(&entry).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Applies what is gathered, and makes sure that all is safe. Call it when [`Self::take`] needs
+    /// no more, or the log has ended.
+    ///
+    /// # Errors
+    /// When a transaction is open of which it cannot be known yet whether it belongs to the moment.
+    pub async fn finish(&mut self) -> Result<Replayed, ReplayError> {
+        if let Some(prepared) = self.open.prepared() {
+            return Err(ReplayError::Unended { prepared, until: self.until });
+        }
+        let at = self.here.at;
+        if at < self.stop {
+            return Err(ReplayError::Short { reached: at, until: self.stop });
+        }
+        self.batch.flush(&self.target).await?;
+        if self.done.is_none_or(|done| done < Reached::whole(at)) {
+            self.target.set_reached(Reached::whole(at), Confirm::Majority).await?;
+        }
+        Ok(Replayed { at, operations: self.applied })
+    }
+
+    /// Builds the indexes that the collections have at the moment. Building one that is there is
+    /// nothing, so that this can be repeated.
+    ///
+    /// # Errors
+    /// When the target refuses one: what was restored is not what the source had, or the target is
+    /// full.
+    pub async fn build_indexes(&self, mut tell: impl FnMut(&str)) -> Result<(), ReplayError> {
+        for (uuid, name) in self.names.iter() {
+            let indexes = self.indexes.of(uuid);
+            if !indexes.is_empty() {
+                tell(name);
+                self.target.build_indexes(name, indexes).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the last moment that is needed has been passed.
+    async fn entry(&mut self, entry: &Entry<'_>) -> Result<bool, ReplayError> {
+        let at = entry.at.ts;
+        if at <= self.here.at {
+            return Err(ReplayError::Order { found: at, after: self.here.at });
+        }
+        if at > self.until {
+            return self.behind(entry).await;
+        }
+        self.here = Reached { at, operations: 0 };
+        match entry.kind().map_err(ReplayError::entry(at))? {
+            Kind::Noop => {}
+            Kind::Write | Kind::Command(_) | Kind::Unknown => {
+                self.operation(&Operation::of(entry), at).await?;
+            }
+            Kind::ApplyOps(ops) => match Key::of(entry) {
+                None => self.all_of(entry.raw, at).await?,
+                Some(key) => match self.open.step(key, entry, &ops) {
+                    Step::Open => {}
+                    Step::Commit(held) => self.transaction(held, at).await?,
+                    // The base holds it: what took effect before it was read.
+                    Step::CommitHeadless if at <= self.held => {}
+                    Step::CommitHeadless => return Err(ReplayError::NoBeginning { at }),
+                },
+            },
+            Kind::CommitTransaction { commit } => self.commit(entry, commit).await?,
+            Kind::AbortTransaction => {
+                Key::of(entry).and_then(|key| self.open.end(&key));
+            }
+        }
+        Ok(false)
+    }
+
+    /// Behind the moment nothing counts but the ends of transactions that were prepared before it.
+    async fn behind(&mut self, entry: &Entry<'_>) -> Result<bool, ReplayError> {
+        if self.open.prepared().is_none() {
+            return Ok(true);
+        }
+        match entry.kind().map_err(ReplayError::entry(entry.at.ts))? {
+            Kind::CommitTransaction { commit } if commit <= self.until => {
+                self.commit(entry, commit).await?;
+            }
+            Kind::CommitTransaction { .. } | Kind::AbortTransaction => {
+                Key::of(entry).and_then(|key| self.open.end(&key));
+            }
+            _ => {}
+        }
+        Ok(self.open.prepared().is_none())
+    }
+
+    async fn commit(&mut self, entry: &Entry<'_>, commit: OplogTs) -> Result<(), ReplayError> {
+        let Some(key) = Key::of(entry) else { return Ok(()) };
+        match self.open.end(&key) {
+            Some(held) => {
+                // The progress goes by places in the log.
+                let here =
+                    std::mem::replace(&mut self.here, Reached { at: entry.at.ts, operations: 0 });
+                self.transaction(held, commit).await?;
+                if entry.at.ts > self.until {
+                    self.here = here;
+                }
+                Ok(())
+            }
+            None if commit <= self.held => Ok(()),
+            None => Err(ReplayError::NoBeginning { at: entry.at.ts }),
+        }
+    }
+
+    async fn transaction(&mut self, held: Held, effective: OplogTs) -> Result<(), ReplayError> {
+        for raw in &held.entries {
+            self.all_of(raw, effective).await?;
+        }
+        Ok(())
+    }
+
+    /// All operations of an `applyOps` entry.
+    async fn all_of(&mut self, raw: &RawDocument, effective: OplogTs) -> Result<(), ReplayError> {
+        let at = self.here.at;
+        let entry = Entry::read(raw).map_err(ReplayError::entry(at))?;
+        let Kind::ApplyOps(ops) = entry.kind().map_err(ReplayError::entry(at))? else {
+            return Ok(());
+        };
+        for element in ops.ops {
+            let element = element.map_err(ReplayError::entry(at))?;
+            let Some(raw) = element.as_document() else { continue };
+            let operation = Operation::within(raw).map_err(ReplayError::entry(at))?;
+            self.operation(&operation, effective).await?;
+        }
+        Ok(())
+    }
+
+    async fn operation(
+        &mut self,
+        operation: &Operation<'_>,
+        effective: OplogTs,
+    ) -> Result<(), ReplayError> {
+        self.here.operations += 1;
+        let (database, collection) = split(operation.namespace);
+        let restored = match operation.kind {
+            "n" => false,
+            "c" => is_restored(database, ""),
+            _ => is_restored(database, collection),
+        };
+        match operation.kind {
+            _ if !restored => Ok(()),
+            "i" | "u" | "d" => self.write(operation, effective).await,
+            "c" => Box::pin(self.command(operation, effective)).await,
+            other => Err(ReplayError::Unknown {
+                at: self.here.at,
+                what: format!("operation of kind {other:?}"),
+                namespace: operation.namespace.to_owned(),
+            }),
+        }
+    }
+
+    async fn write(
+        &mut self,
+        operation: &Operation<'_>,
+        effective: OplogTs,
+    ) -> Result<(), ReplayError> {
+        let at = self.here.at;
+        let id = operation.id().map_err(ReplayError::entry(at))?;
+        let (database, collection) = split(operation.namespace);
+        if !is_restored_document(database, collection, id.and_then(RawBsonRef::as_str)) {
+            return Ok(());
+        }
+        let uuid = operation.uuid.or_else(|| self.names.at(operation.namespace));
+        let Some((uuid, _)) = self.known(uuid, operation, effective)? else { return Ok(()) };
+        let verdict = self.moments.verdict(uuid, id, effective);
+        if verdict == Verdict::Held || !self.is_due() {
+            return Ok(());
+        }
+        let Some(name) = self.names.name(uuid) else { return Ok(()) };
+        let apply = operation.to_apply(name);
+        self.applied += 1;
+        self.repeated = false;
+        if verdict == Verdict::Maybe && operation.kind == "u" {
+            return self.perhaps(apply).await;
+        }
+        self.batch.push(&self.target, &apply, self.here).await
+    }
+
+    /// An update of a document that was perhaps gone when the base was read: a later delete of it
+    /// stands in the log.
+    async fn perhaps(&mut self, apply: bson::RawDocumentBuf) -> Result<(), ReplayError> {
+        self.batch.flush(&self.target).await?;
+        self.batch.push(&self.target, &apply, self.here).await?;
+        match self.batch.flush(&self.target).await {
+            Err(ReplayError::Miss { .. }) => {
+                self.target.set_reached(self.here, Confirm::Applied).await
+            }
+            done => done,
+        }
+    }
+
+    /// The collection of an operation; `None` when its entries are left out.
+    pub(super) fn known(
+        &self,
+        uuid: Option<Uuid>,
+        operation: &Operation<'_>,
+        effective: OplogTs,
+    ) -> Result<Option<(Uuid, &str)>, ReplayError> {
+        let Some(uuid) = uuid else {
+            return match effective <= self.stop {
+                true => Ok(None),
+                false => Err(self.unknown("operation without a UUID", operation)),
+            };
+        };
+        match self.names.name(uuid) {
+            Some(name) => Ok(Some((uuid, name))),
+            // Gone before the base was read.
+            None if effective <= self.stop || self.names.is_gone(uuid) => Ok(None),
+            None => Err(ReplayError::UnknownCollection {
+                at: self.here.at,
+                namespace: operation.namespace.to_owned(),
+                uuid,
+            }),
+        }
+    }
+
+    pub(super) fn unknown(&self, what: &str, operation: &Operation<'_>) -> ReplayError {
+        let (at, namespace) = (self.here.at, operation.namespace.to_owned());
+        ReplayError::Unknown { at, what: what.to_owned(), namespace }
+    }
+
+    /// Whether an earlier run has not done this operation yet.
+    pub(super) fn is_due(&self) -> bool {
+        self.done.is_none_or(|done| self.here > done)
+    }
+}

@@ -4,7 +4,7 @@
 //! Everything that can be refused is refused before the identity exists; a crash in between leaves
 //! at most canaries, which the next start takes over.
 
-use proto::archive::identity::{Identity, PostgresIdentity};
+use proto::archive::identity::{Identity, MongoIdentity, PostgresIdentity};
 use proto::archive::layout::{self, Lineage};
 use proto::archive::ledger::{self, Event};
 use proto::archive::{ArchiveError, ends, readme};
@@ -29,6 +29,14 @@ impl Opened {
     /// When another engine opened it.
     pub fn postgres(&self) -> &PostgresIdentity {
         self.identity.postgres().expect("opened for a PostgreSQL cluster")
+    }
+
+    /// The MongoDB part of the identity.
+    ///
+    /// # Panics
+    /// When another engine opened it.
+    pub const fn mongodb(&self) -> &MongoIdentity {
+        self.identity.mongodb().expect("opened for a MongoDB replica set")
     }
 }
 

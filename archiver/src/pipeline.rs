@@ -24,7 +24,7 @@ use crate::ship::health::Health;
 use crate::ship::resume;
 use crate::ship::{AckFrom, DurableWatch, ShipError, ShipStart, ShipTools, Shipper};
 use crate::source::postgres::capture::CaptureError;
-use crate::source::{CaptureStart, Source};
+use crate::source::{CaptureStart, Source, mongodb};
 use crate::spool::held::{self, HeldError};
 use crate::spool::recover::{self, RecoverSetup};
 use crate::spool::spooler::blocking;
@@ -62,6 +62,8 @@ pub struct Ground {
 pub enum PipelineError {
     #[error(transparent)]
     Capture(#[from] CaptureError),
+    #[error(transparent)]
+    Mongodb(#[from] mongodb::capture::CaptureError),
     #[error(transparent)]
     Spool(#[from] SpoolError),
     #[error(transparent)]
@@ -107,7 +109,13 @@ impl PipelineError {
 
     /// Whether it says only that the pipeline has ended, and not why.
     const fn is_closed(&self) -> bool {
-        matches!(self, Self::Closed(_) | Self::Capture(CaptureError::Pipeline(_)))
+        use mongodb::capture::CaptureError as Oplog;
+        matches!(
+            self,
+            Self::Closed(_)
+                | Self::Capture(CaptureError::Pipeline(_))
+                | Self::Mongodb(Oplog::Pipeline(_))
+        )
     }
 
     /// Whether another writer has taken over.

@@ -235,7 +235,7 @@ async fn without_its_log_a_base_does_not_exist() {
 
     seal(&*store, 2).await;
     let (from, to) = (Lsn(0x200_0010).at(Timeline(1)), Lsn(0x300_0000).at(Timeline(1)));
-    let gap = LedgerEvent::Gap { from, to, reason: "tried".to_owned() };
+    let gap = LedgerEvent::Gap { from, to, reason: "tried".to_owned(), oplog: None };
     ledger::append(&*store, LINEAGE, Timestamp(0), gap).await.expect("a folder");
     let gap = taken(&store, events(), LONG).await.expect_err("a gap");
     assert!(matches!(gap, BaseError::Log(LogError::Gap { .. })), "{gap:?}");

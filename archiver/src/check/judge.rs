@@ -14,9 +14,9 @@ const VERSIONS: std::ops::RangeInclusive<u32> = 14..=18;
 /// One streams, one takes a base.
 const SENDERS_NEEDED: u64 = 2;
 
-const CONNECTION: &str = "connection";
+pub(super) const CONNECTION: &str = "connection";
 const STORE: &str = "store";
-const IDENTITY: &str = "identity";
+pub(super) const IDENTITY: &str = "identity";
 
 /// The exit code that says what the lines say.
 pub fn exit(lines: &[Line]) -> Exit {
@@ -30,7 +30,7 @@ pub fn exit(lines: &[Line]) -> Exit {
 }
 
 /// An error and what caused it, on one line.
-fn chain(error: &dyn StdError) -> String {
+pub(super) fn chain(error: &dyn StdError) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

@@ -5,6 +5,7 @@
 
 pub mod ask;
 pub mod judge;
+mod mongodb;
 
 use std::io::{self, Write};
 
@@ -13,6 +14,7 @@ use serde::Serialize;
 use proto::store::{Access, url};
 
 use crate::cli::Exit;
+use crate::source::mongodb as mongo;
 use crate::source::postgres::{ConnectOptions, SlotName};
 pub use ask::{ArchiveFacts, ServerFacts};
 
@@ -80,19 +82,34 @@ pub async fn check(options: &ConnectOptions, archive: &str, slot: &SlotName) -> 
             None
         }
     };
+    lines.extend(look(archive, |facts| judge::archive(facts, server.as_ref())).await);
+    Report::of(lines)
+}
+
+/// The same for a replica set.
+pub async fn check_mongodb(options: &mongo::ConnectOptions, archive: &str) -> Report {
+    let (mut lines, set) = mongodb::server(options).await;
+    lines.extend(look(archive, |facts| mongodb::archive(facts, set.as_ref())).await);
+    Report::of(lines)
+}
+
+async fn look(archive: &str, judge: impl FnOnce(&ArchiveFacts) -> Vec<Line>) -> Vec<Line> {
     let found = match url::open(archive, Access::ReadWrite).await {
         Ok(store) => ask::archive(&store).await,
         Err(error) => Err(error.into()),
     };
     match found {
-        Ok(facts) => lines.extend(judge::archive(&facts, server.as_ref())),
-        Err(error) => lines.push(judge::no_archive(archive, &error)),
+        Ok(facts) => judge(&facts),
+        Err(error) => vec![judge::no_archive(archive, &error)],
     }
-    let exit = judge::exit(&lines);
-    Report { lines, exit }
 }
 
 impl Report {
+    fn of(lines: Vec<Line>) -> Self {
+        let exit = judge::exit(&lines);
+        Self { lines, exit }
+    }
+
     /// A table for people.
     ///
     /// # Errors

@@ -48,7 +48,8 @@ pub enum Command {
 
 #[derive(Debug, Clone, Args)]
 pub struct SourceArgs {
-    /// libpq URI or keywords: `postgresql://user@host:5432/db?sslmode=verify-full`
+    /// libpq URI or keywords (`postgresql://user@host:5432/db?sslmode=verify-full`), or
+    /// `mongodb://host1,host2/?replicaSet=rs0`
     #[arg(long, value_name = "URL", env = "PITR_SOURCE", hide_env_values = true)]
     pub source: Option<String>,
     /// The lowest TLS version: 1.3 or 1.2

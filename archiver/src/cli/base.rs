@@ -8,6 +8,7 @@ use proto::archive::ArchiveError;
 use proto::clock::SystemClock;
 use proto::store::{Access, url};
 
+use super::Address;
 use super::args::{BaseArgs, CheckpointArg, Global};
 use super::error::{CliError, Code, archive_error, capture_error, source_error};
 use crate::base::{
@@ -16,7 +17,14 @@ use crate::base::{
 use crate::source::postgres as pg;
 
 pub(super) async fn run(global: &Global, args: &BaseArgs) -> Result<(), CliError> {
-    let (source, address) = (args.source.options()?, args.archive.address()?);
+    let address = args.archive.address()?;
+    let source = match args.source.address().await? {
+        Address::Postgres(options) => *options,
+        Address::Mongodb(_) => {
+            let what = "bases of MongoDB are not taken yet";
+            return Err(CliError::new(Code::Usage, what, "give a --source of PostgreSQL"));
+        }
+    };
     let stop = super::run::stop_on_signals()?;
     let store = url::open(address, Access::ReadWrite)
         .await

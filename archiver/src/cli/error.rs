@@ -8,6 +8,7 @@ use proto::store::{Class, StoreError};
 
 use crate::pipeline::PipelineError;
 use crate::ship::ShipError;
+use crate::source::mongodb as mongo;
 use crate::source::postgres as pg;
 use crate::source::postgres::capture::CaptureError;
 
@@ -23,13 +24,14 @@ proto::error_codes! {
     ConfigKey "PITRD-C002" Config "the configuration file has a key that no command knows";
     Store "PITRD-C003" Config "the store refuses what is asked: address, bucket or rights";
     Source "PITRD-C004" Config "the database refuses the connection: address, password, TLS";
-    Permission "PITRD-C005" Config "the role may not do this: it needs REPLICATION";
+    Permission "PITRD-C005" Config "the role may not do this: it needs REPLICATION, or MongoDB's backup";
     NoFreeSlot "PITRD-C006" Config "the server has no free replication slot or walsender";
     WalLevel "PITRD-C007" Config "the server's settings do not allow physical replication";
     ConfigValue "PITRD-C008" Config "a value in the configuration file or a variable is not understood";
     SpoolFolder "PITRD-C009" Config "the spool folder cannot be used: path, rights or room";
     StoreLacks "PITRD-C010" Config "the store lacks what an archive needs";
     NewerFormat "PITRD-C011" Config "a newer program wrote the archive";
+    NoOplog "PITRD-C012" Config "the server has no oplog that can be followed: standalone, mongos, arbiter, too old";
     SlotInUse "PITRD-R001" Refused "another program uses the replication slot";
     NoArchive "PITRD-R002" Refused "the archive is empty: nothing can join it";
     SpoolInUse "PITRD-R003" Refused "another pitrd uses the spool folder";
@@ -67,6 +69,7 @@ pub(super) fn pipeline_error(error: &PipelineError) -> CliError {
     match error {
         PipelineError::Source(source) => source_error(source),
         PipelineError::Capture(capture) => capture_error(capture),
+        PipelineError::Mongodb(capture) => oplog_error(capture),
         PipelineError::Archive(archive) => archive_error(archive),
         PipelineError::Ship(ship) => ship_error(ship),
         PipelineError::Spool(spool) => spool_error(spool),
@@ -150,6 +153,45 @@ pub(super) fn capture_error(error: &CaptureError) -> CliError {
         CaptureError::Archive(archive) => archive_error(archive),
         _ => CliError::caused(Code::Failed, error, "see the log above"),
     }
+}
+
+fn oplog_error(error: &mongo::capture::CaptureError) -> CliError {
+    use mongo::capture::CaptureError;
+    match error {
+        CaptureError::WrongSet { .. } => CliError::caused(
+            Code::WrongCluster,
+            error,
+            "give this replica set an --archive of its own, or --new-lineage if it replaces the archived one on purpose",
+        ),
+        CaptureError::Source(source) => mongodb_error(source),
+        _ => CliError::caused(Code::Failed, error, "see the log above"),
+    }
+}
+
+pub(super) fn mongodb_error(error: &mongo::Error) -> CliError {
+    let (code, next) = match error.class() {
+        mongo::Class::Retry => {
+            (Code::SourceAway, "check that a member of the set runs and can be reached from here")
+        }
+        mongo::Class::Config => (
+            Code::Source,
+            "correct --source: user and password (authSource=admin?), TLS options; give it by PITR_SOURCE or --config when it holds a password",
+        ),
+        mongo::Class::Permission => (
+            Code::Permission,
+            "as an administrator: db.grantRolesToUser(…, [{role: \"backup\", db: \"admin\"}])",
+        ),
+        mongo::Class::Unsupported => (
+            Code::NoOplog,
+            "give a member of a replica set, if only of one member: mongod --replSet NAME, then rs.initiate()",
+        ),
+        mongo::Class::WrongSet => (
+            Code::WrongCluster,
+            "give this replica set an --archive of its own, or --new-lineage if it replaces the archived one on purpose",
+        ),
+        mongo::Class::LogRemoved | mongo::Class::Protocol => (Code::Failed, "see the server's log"),
+    };
+    CliError::caused(code, error, next)
 }
 
 pub(super) fn archive_error(error: &ArchiveError) -> CliError {

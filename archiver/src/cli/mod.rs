@@ -20,8 +20,10 @@ use std::ffi::OsString;
 
 use proto::cli::{Parsed, Program, emit, fail};
 
+use crate::source::mongodb;
 use crate::source::postgres::{ConnectOptions, Environment};
 use args::{ArchiveArgs, SourceArgs};
+use error::mongodb_error;
 
 const PROGRAM: Program = Program {
     name: "pitrd",
@@ -91,16 +93,37 @@ fn parse(arguments: Vec<OsString>) -> Result<Parsed<Cli>, CliError> {
     proto::cli::parse(&PROGRAM, arguments, std::env::var_os("PITR_CONFIG"))
 }
 
-/// What libpq would take as a password, whatever its notation.
+/// What libpq would take as a password, whatever its notation; and a MongoDB address's.
 fn holds_secret(word: &str) -> bool {
     let value = word.strip_prefix("--source=").unwrap_or(word);
+    if mongodb::options::holds_secret(value) {
+        return true;
+    }
     (value.contains("://") || value.contains('='))
         && ConnectOptions::parse(value, &Environment::process())
             .is_ok_and(|options| options.has_password())
 }
 
+/// Which database `--source` names.
+enum Address {
+    Postgres(Box<ConnectOptions>),
+    Mongodb(Box<mongodb::ConnectOptions>),
+}
+
 impl SourceArgs {
-    fn options(&self) -> Result<ConnectOptions, CliError> {
+    async fn address(&self) -> Result<Address, CliError> {
+        match self.source.as_deref().filter(|text| mongodb::options::is_address(text)) {
+            Some(uri) => {
+                let options = mongodb::ConnectOptions::parse(uri).await;
+                options
+                    .map(|options| Address::Mongodb(Box::new(options)))
+                    .map_err(|error| mongodb_error(&error))
+            }
+            None => self.postgres().map(|options| Address::Postgres(Box::new(options))),
+        }
+    }
+
+    fn postgres(&self) -> Result<ConnectOptions, CliError> {
         let text = self.source.clone().unwrap_or_default();
         if text.is_empty()
             && std::env::var_os("PGHOST").is_none()
@@ -109,7 +132,7 @@ impl SourceArgs {
             return Err(CliError::new(
                 Code::Missing,
                 "no source is given",
-                "give --source postgresql://USER@HOST/, PITR_SOURCE, or `source = …` in the file of --config",
+                "give --source postgresql://USER@HOST/ or mongodb://HOST/, PITR_SOURCE, or `source = …` in the file of --config",
             ));
         }
         let mut options = ConnectOptions::parse(&text, &Environment::process())

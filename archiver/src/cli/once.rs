@@ -33,14 +33,21 @@ pub(super) async fn run(args: &RunArgs) -> Result<(), CliError> {
         asked = target(&setting) => asked,
     };
     let (opened, target) = asked?;
-    if settings.source.is_streamed().await? == Some(true) {
+    let streamed = settings.source.is_streamed().await?;
+    if streamed == Some(true) {
         tracing::info!(%target, "another writer streams from the slot: waiting for it");
         return join(&setting, &opened, &*target, &stop).await;
     }
     let claim = Claim { at_once: args.take_over || opened.fresh, mine: None };
-    let Some(writer) = writer::take(ground, settings, &opened, claim, &stop).await? else {
-        return Err(interrupted());
+    let taken = tokio::select! {
+        biased;
+        taken = writer::take(ground, settings, &opened, claim, &stop) => taken?,
+        // Where the database cannot tell, another writer shows by what it stores.
+        stored = stored_by_another(&setting, &opened, &*target), if streamed.is_none() => {
+            return stored;
+        }
     };
+    let Some(writer) = taken else { return Err(interrupted()) };
     // Its own token: it is told to end as soon as the target has arrived, and brings up the rest.
     let end = stop.child_token();
     let running = pipeline::start(ground, settings, &opened, writer, end.clone()).await?;
@@ -101,6 +108,23 @@ fn still(state: &State) -> CliError {
     match state.health.last_error() {
         Some(error) => CliError::new(Code::StoreAway, what, next).why(error),
         None => CliError::new(Code::SourceAway, what, next),
+    }
+}
+
+/// Comes back when the store holds everything, whoever has brought it there.
+async fn stored_by_another(
+    setting: &Setting,
+    opened: &Opened,
+    target: &dyn Goal,
+) -> Result<(), CliError> {
+    let (source, store) = (&setting.settings.source, &*setting.ground.store);
+    loop {
+        let end = source.find_end(store, opened).await.map_err(PipelineError::from)?;
+        if target.is_stored(store, opened, &end).await.map_err(PipelineError::from)? {
+            tracing::info!(durable = %shown(opened.identity.engine, end.durable), "done");
+            return Ok(());
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 

@@ -13,11 +13,13 @@ use proto::position::ByteCount;
 use proto::postgres::lsn::Timeline;
 use proto::store::{Access, url};
 
+use super::Address;
 use super::args::RunArgs;
 use super::error::{CliError, Code, archive_error};
 use crate::pipeline::{Ground, Settings};
 use crate::ship::health::Health;
 use crate::source::Source;
+use crate::source::mongodb::Mongodb;
 use crate::source::postgres::options::TargetSession;
 use crate::source::postgres::{Postgres, SlotName};
 use crate::spool::SpoolLevel;
@@ -36,7 +38,7 @@ pub(super) struct Setting {
 }
 
 pub(super) async fn prepare(args: &RunArgs) -> Result<Setting, CliError> {
-    let source = source(args)?;
+    let source = source(args).await?;
     let address = args.archive.address()?;
     if args.spool_max < SPOOL_MIN {
         let what = format!("--spool-max {} is less than {SPOOL_MIN}", args.spool_max);
@@ -71,8 +73,14 @@ pub(super) async fn prepare(args: &RunArgs) -> Result<Setting, CliError> {
 }
 
 /// The database that `--source` names, and how it is followed.
-fn source(args: &RunArgs) -> Result<Arc<dyn Source>, CliError> {
-    let mut options = args.source.options()?;
+async fn source(args: &RunArgs) -> Result<Arc<dyn Source>, CliError> {
+    let mut options = match args.source.address().await? {
+        Address::Postgres(options) => *options,
+        Address::Mongodb(options) => {
+            refuse_postgres_only(args)?;
+            return Ok(Arc::new(Mongodb::new(*options)));
+        }
+    };
     if options.target == TargetSession::Any && !args.from_standby {
         // Of several hosts the primary; beside a lone standby we wait (DESIGN §5.6).
         options.target = TargetSession::Primary;
@@ -82,6 +90,22 @@ fn source(args: &RunArgs) -> Result<Arc<dyn Source>, CliError> {
     })?;
     let (synchronous, accept) = (args.synchronous, args.accept_timeline.map(Timeline));
     Ok(Arc::new(Postgres { options, slot, synchronous, accept }))
+}
+
+/// What only a PostgreSQL server can be asked for.
+fn refuse_postgres_only(args: &RunArgs) -> Result<(), CliError> {
+    let given = [
+        ("--synchronous", args.synchronous),
+        ("--accept-timeline", args.accept_timeline.is_some()),
+        ("--from-standby", args.from_standby),
+    ];
+    match given.iter().find(|(_, given)| *given) {
+        None => Ok(()),
+        Some((flag, _)) => {
+            let what = format!("{flag} is of PostgreSQL, and --source names a MongoDB replica set");
+            Err(CliError::new(Code::Usage, what, "leave it out"))
+        }
+    }
 }
 
 /// `$STATE_DIRECTORY` (systemd), `$XDG_STATE_HOME/pitr`, `~/.local/state/pitr`, `/var/lib/pitr`:

@@ -19,6 +19,7 @@ use crate::base::keeper;
 use crate::pipeline::{self, Ground, Opened, PipelineError};
 use crate::ship::sweep;
 use crate::source::Beside;
+use crate::source::mongodb::capture::CaptureError;
 use crate::watch::repeat::Repeat;
 use crate::watch::state::{Phase, State};
 use crate::watch::{line, metrics, notify};
@@ -63,14 +64,18 @@ async fn stream(
         let (store, segmenter) = (setting.ground.store.clone(), source.segmenter(&opened));
         tokio::spawn(sweep::tend(store, opened.lineage, segmenter, state.clone(), beside.clone()));
         if !args.no_base {
-            let bases = source.bases(Beside {
+            let beside_it = Beside {
                 ground: setting.ground.clone(),
                 opened: opened.clone(),
                 durable: running.durable.clone(),
                 state: state.clone(),
-            });
-            let keeper = keeper::Keeper::new(bases, setting.settings.codec, &running);
-            tokio::spawn(keeper.with(args.base_every, args.base_rate).run(beside.clone()));
+            };
+            if let Some(bases) = source.bases(beside_it) {
+                let keeper = keeper::Keeper::new(bases, setting.settings.codec, &running);
+                tokio::spawn(keeper.with(args.base_every, args.base_rate).run(beside.clone()));
+            } else {
+                tracing::warn!("no bases of this engine are taken yet");
+            }
         }
         notify::ready("streaming begins");
         let began = tokio::time::Instant::now();
@@ -188,6 +193,7 @@ async fn try_begin(
 pub(super) fn is_away(error: &PipelineError) -> bool {
     match error {
         PipelineError::Source(source) => source.is_retryable(),
+        PipelineError::Mongodb(CaptureError::Source(source)) => source.is_retryable(),
         PipelineError::Archive(archive) => archive.class() == proto::store::Class::Retry,
         other => other.is_retryable(),
     }

@@ -26,6 +26,8 @@ pub struct Held {
     pub open: Option<OpenSegment>,
     /// The record before.
     pub last: Option<Record>,
+    /// The segment of which the first record alone is held, and not whole.
+    pub begun: Option<u64>,
     /// The bytes of that record, where they stand in the segment before.
     pub(crate) behind: Bytes,
 }
@@ -88,18 +90,20 @@ pub async fn find(
                     begin: Offset(begins.0 + found.start as u64),
                     bytes: raw.slice(found),
                 }),
-                behind: Bytes::new(),
+                ..Held::default()
             });
         }
     }
     let next = start.open.as_ref().map_or(start.next, |open| open.slot.start);
+    let begun = start.open.as_ref().map(|open| open.slot.number);
     let raw = segment_before(places, recovered, next).await?;
     let Some(found) = segmenter.last_record(&raw) else {
-        return Ok(Held { next, ..Held::default() });
+        return Ok(Held { next, begun, ..Held::default() });
     };
     let begin = Offset(next.0 - (raw.len() - found.start) as u64);
     let bytes = raw.slice(found);
-    Ok(Held { next, open: None, last: Some(Record { begin, bytes: bytes.clone() }), behind: bytes })
+    let last = Some(Record { begin, bytes: bytes.clone() });
+    Ok(Held { next, open: None, last, begun, behind: bytes })
 }
 
 /// The segment that ends at `next`; empty when nothing does.

@@ -5,3 +5,4 @@ mod equality;
 mod members;
 mod gaps;
 mod refused;
+mod program;

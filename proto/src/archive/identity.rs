@@ -15,7 +15,7 @@ pub const FORMAT_VERSION: u32 = 1;
 pub struct Identity {
     pub format: u32,
     pub engine: Engine,
-    /// PostgreSQL: the system identifier, in decimal. MongoDB: the replica set's id.
+    /// PostgreSQL: the system identifier, in decimal. MongoDB: what tells the set from another.
     pub cluster: String,
     /// When this lineage was begun, by the sidecar's clock: for people only.
     pub created: Timestamp,
@@ -36,8 +36,8 @@ pub struct PostgresIdentity {
     pub first_timeline: crate::postgres::lsn::Timeline,
 }
 
-/// What was found of a MongoDB replica set when the lineage was begun. Its `cluster` is the id that
-/// the set was given when it was initiated: set names are not unique, and can be the same in a copy.
+/// What was found of a MongoDB replica set when the lineage was begun. Its `cluster` is the UUID of
+/// `config.transactions` (docs/decisions/0011): set names are not unique.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MongoIdentity {
     /// `6.0.27`.

@@ -7,9 +7,11 @@
 
 mod codec;
 mod postgres;
+mod mongodb;
 mod roll_up;
 
 pub use codec::IndexError;
+pub use mongodb::OplogIndexer;
 pub use postgres::Indexer;
 pub use roll_up::RollUp;
 
@@ -88,7 +90,7 @@ pub struct Ends {
     /// Earliest and latest commit time. Not first and last: clocks step back.
     pub times: Option<(Timestamp, Timestamp)>,
     /// Lowest and highest transaction, aborted ones included, by plain comparison: after a
-    /// wraparound the range is wide, and still holds all.
+    /// wraparound the range is wide, and still holds all. MongoDB: timestamps of entries of any kind.
     pub transactions: Option<(u64, u64)>,
 }
 
@@ -108,7 +110,8 @@ pub struct Mark {
     pub extent: Extent,
     pub time: Option<Timestamp>,
     pub transaction: Option<u64>,
-    /// Restore point: its name. Failover: new and old epoch, `u32` each. Settings: six `u32` in the
+    /// Restore point: its name. MongoDB's drops and changes of a catalog: command and namespace, with
+    /// a space between. Failover: new and old epoch, `u32` each. Settings: six `u32` in the
     /// order of `xl_parameter_change`.
     pub payload: Vec<u8>,
 }

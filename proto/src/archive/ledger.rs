@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ArchiveError;
 use super::layout::{Lineage, sequence_of};
+use crate::mongodb::OpTime;
 use crate::position::Position;
 use crate::store::{Body, Put, Range, Store, list_all};
 use crate::timestamp::Timestamp;
@@ -27,7 +28,14 @@ pub enum Event {
     /// A sidecar begins to write; its writer epoch is this entry's number.
     Writer { host: String, program: String },
     /// A stretch of log is lost: nothing in `from..to` can be replayed across.
-    Gap { from: Position, to: Position, reason: String },
+    Gap {
+        from: Position,
+        to: Position,
+        reason: String,
+        /// MongoDB: the last entry before the gap, and the first one behind it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        oplog: Option<[OpTime; 2]>,
+    },
     /// The log goes on in another epoch from `at` (PostgreSQL: a promotion).
     Branch { from: Position, at: Position, reason: String },
     /// What the store can do, as tried.

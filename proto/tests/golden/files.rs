@@ -212,7 +212,12 @@ pub(crate) fn ledger() -> Vec<Entry> {
     let text = str::to_owned;
     let events = [
         Event::Writer { host: text("db1"), program: text("pitrd 0.1.0") },
-        Event::Gap { from: at(0x50), to: at(0x60), reason: text("the slot was dropped") },
+        Event::Gap {
+            from: at(0x50),
+            to: at(0x60),
+            reason: text("the slot was dropped"),
+            oplog: None,
+        },
         Event::Branch {
             from: at(0x61),
             at: Position::new(Epoch(4), Offset(0x61 << 20)),

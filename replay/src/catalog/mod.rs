@@ -137,7 +137,7 @@ impl Catalog {
     /// The ledger's gaps, in the order in which they were recorded.
     pub fn gaps(&self) -> Vec<Gap> {
         let gap = |entry: &Entry| match &entry.event {
-            Event::Gap { from, to, reason } => {
+            Event::Gap { from, to, reason, .. } => {
                 Some(Gap { from: *from, to: *to, reason: reason.clone(), recorded: entry.time })
             }
             _ => None,

@@ -67,7 +67,7 @@ fn lose(version: u32, loss: Loss) -> Result<()> {
     };
     protected.pitrd.wait("a new base", &Deadline::seconds(300), |_| Ok(bases()? == 2))?;
     let gap = archive.ledger()?.into_iter().find_map(|event| match event {
-        Event::Gap { from, to, reason } => Some((from, to, reason)),
+        Event::Gap { from, to, reason, .. } => Some((from, to, reason)),
         _ => None,
     });
     let (from, to, reason) = gap.context("no gap in the ledger")?;

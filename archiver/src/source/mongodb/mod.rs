@@ -17,9 +17,16 @@ pub mod preflight;
 pub mod start;
 pub mod tail;
 pub mod capture;
+mod begin;
+pub mod goal;
+mod indexer;
+mod engine;
+pub mod point;
 
+pub use engine::Mongodb;
 pub use error::{Class, Error};
 pub use hello::Hello;
 pub use member::Member;
 pub use options::ConnectOptions;
+pub use preflight::Found;
 pub use set::{ReplicaSet, SetFacts};

@@ -103,6 +103,20 @@ fn trust_the_machine(client: &mut ClientOptions) {
     }
 }
 
+/// Whether a connection string holds something that must not stand on a command line.
+pub fn holds_secret(uri: &str) -> bool {
+    const SECRET_OPTIONS: [&str; 2] = ["tlscertificatekeyfilepassword=", "aws_session_token:"];
+    let lower = uri.to_ascii_lowercase();
+    is_address(uri)
+        && (secrets(uri).any(|secret| !secret.is_empty())
+            || SECRET_OPTIONS.iter().any(|option| lower.contains(option)))
+}
+
+/// Whether an address is one of MongoDB's.
+pub fn is_address(uri: &str) -> bool {
+    uri.starts_with("mongodb://") || uri.starts_with("mongodb+srv://")
+}
+
 /// What of a connection string is nobody's business: the password, as it stands there.
 fn secrets(uri: &str) -> impl Iterator<Item = &str> {
     let authority = uri.split_once("://").map_or(uri, |(_, rest)| rest);
@@ -145,6 +159,19 @@ mod tests {
         }
         let error = ConnectOptions::parse("mongodb://me:hush:x@a").await.expect_err("two colons");
         assert!(!error.to_string().contains("hush"), "{error}");
+    }
+
+    #[test]
+    fn a_secret_in_an_address_is_noticed() {
+        let with = ["mongodb://me:hush@a/", "mongodb+srv://me:h@b/?tls=true"];
+        let key = "mongodb://a/?tls=true&tlsCertificateKeyFilePassword=x";
+        for uri in with.into_iter().chain([key]) {
+            assert!(holds_secret(uri), "{uri}");
+        }
+        for uri in ["mongodb://a:27017,b:1/?replicaSet=rs0", "mongodb://me@a/", "postgres://u:p@h/"]
+        {
+            assert!(!holds_secret(uri), "{uri}");
+        }
     }
 
     #[tokio::test]

@@ -286,6 +286,7 @@ impl Capture {
             from: self.received.at(self.timeline),
             to: from.at(self.timeline),
             reason,
+            oplog: None,
         };
         follow::record(&self.setup, event);
         self.received = from;

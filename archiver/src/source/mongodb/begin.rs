@@ -1,0 +1,79 @@
+//! A replica set's lineage: found by what tells the set from every other one, or begun at the oldest
+//! entry that a base needs.
+//!
+//! Enters: a set and an archive. Leaves: a lineage that is the set's. Nothing is made on the servers.
+
+use proto::archive::identity::{FORMAT_VERSION, Identity, MongoIdentity};
+use proto::segment::Engine;
+
+use super::capture::CaptureError;
+use super::{Found, Mongodb, SetFacts, preflight, start};
+use crate::begin::{self, Opened};
+use crate::pipeline::{Ground, PipelineError};
+
+/// The version that pitr is tested with.
+const TESTED: &str = "6.0";
+
+/// Finds or creates the lineage of the set.
+///
+/// # Errors
+/// [`CaptureError::WrongSet`] when the archive is another set's.
+pub(super) async fn open(
+    source: &Mongodb,
+    ground: &Ground,
+    new_lineage: bool,
+) -> Result<Opened, PipelineError> {
+    let found = preflight::connect(&source.options).await.map_err(CaptureError::from)?;
+    if !found.facts.version.starts_with(TESTED) {
+        tracing::warn!(
+            version = found.facts.version,
+            "pitr is tested with MongoDB {TESTED}: rehearse restores of this version"
+        );
+    }
+    let opened = open_for(&found, ground, new_lineage).await;
+    found.member.close().await;
+    opened
+}
+
+async fn open_for(
+    found: &Found,
+    ground: &Ground,
+    new_lineage: bool,
+) -> Result<Opened, PipelineError> {
+    let newest = match begin::newest(&*ground.store).await? {
+        Some((lineage, identity)) if !new_lineage => {
+            check_ours(&identity, found)?;
+            return Ok(Opened { lineage, identity, fresh: false });
+        }
+        newest => newest,
+    };
+    let first = start::first_entry(&found.member).await.map_err(CaptureError::from)?;
+    let SetFacts { id, name, version, fcv } = found.facts.clone();
+    let identity = Identity {
+        format: FORMAT_VERSION,
+        engine: Engine::Mongodb,
+        cluster: id,
+        created: ground.clock.wall(),
+        postgres: None,
+        mongodb: Some(MongoIdentity { version, fcv, set_name: name, first }),
+    };
+    let lineage = begin::next(newest.as_ref());
+    let (opened, features) = begin::create(ground, lineage, identity).await?;
+    check_ours(&opened.identity, found)?;
+    begin::record(ground, &opened, features).await?;
+    Ok(opened)
+}
+
+/// # Errors
+/// When the identity is that of another engine or set.
+pub(super) fn check_ours(identity: &Identity, found: &Found) -> Result<(), CaptureError> {
+    if identity.mongodb().is_some() && identity.cluster == found.facts.id {
+        return Ok(());
+    }
+    let (name, member) = (&found.facts.name, found.member.name().to_owned());
+    Err(CaptureError::WrongSet {
+        expected: format!("{} ({})", identity.cluster, identity.engine),
+        found: format!("{} ({name})", found.facts.id),
+        member,
+    })
+}

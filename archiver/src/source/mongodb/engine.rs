@@ -1,0 +1,162 @@
+//! MongoDB behind the pipeline's seam.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use proto::archive::ArchiveError;
+use proto::archive::layout::OPLOG_EPOCH;
+use proto::archive::ledger::{self, Event};
+use proto::mongodb::{Entry, OplogTs, first_document};
+use proto::store::retry::Backoff;
+use proto::store::{Class, Store};
+use tokio::sync::watch;
+
+use super::capture::{
+    Capture, CaptureError, CaptureSetup, Continue, Gap, Last, OpenSegment, Reached,
+};
+use super::goal::Newest;
+use super::indexer::{SegmentsOfOplog, WithThePieces};
+use super::{ConnectOptions, begin, preflight, start};
+use crate::pipeline::{Ground, Opened, PipelineError};
+use crate::seal::SegmentIndexer;
+use crate::ship::chained;
+use crate::ship::resume::End;
+use crate::source::{Bases, Beside, CaptureStart, Goal, Source};
+use crate::spool::{Held, OplogSegments, Segmenter};
+use crate::watch::lag::CommitTimes;
+
+/// A replica set to protect.
+#[derive(Debug, Clone)]
+pub struct Mongodb {
+    pub options: ConnectOptions,
+    /// How far the capture has come.
+    reached: Arc<watch::Sender<Option<Reached>>>,
+}
+
+impl Mongodb {
+    pub fn new(options: ConnectOptions) -> Self {
+        Self { options, reached: Arc::new(watch::Sender::new(None)) }
+    }
+}
+
+#[async_trait]
+impl Source for Mongodb {
+    async fn open(&self, ground: &Ground, new_lineage: bool) -> Result<Opened, PipelineError> {
+        begin::open(self, ground, new_lineage).await
+    }
+
+    /// That the set has the archive's newest entry is proved when its cursor is opened: nothing is
+    /// written before.
+    async fn continues(&self, _ground: &Ground, opened: &Opened) -> Result<(), PipelineError> {
+        let found = preflight::connect(&self.options).await.map_err(CaptureError::from)?;
+        let ours = begin::check_ours(&opened.identity, &found);
+        found.member.close().await;
+        Ok(ours?)
+    }
+
+    /// An oplog has one epoch.
+    async fn is_ahead(&self, _ground: &Ground, _opened: &Opened) -> Result<bool, PipelineError> {
+        Ok(false)
+    }
+
+    /// A replica set does not know who reads its oplog.
+    async fn is_streamed(&self) -> Result<Option<bool>, PipelineError> {
+        Ok(None)
+    }
+
+    fn is_held(&self) -> PipelineError {
+        crate::ring::Closed.into()
+    }
+
+    async fn goal(&self) -> Result<Arc<dyn Goal>, PipelineError> {
+        let found = preflight::connect(&self.options).await.map_err(CaptureError::from)?;
+        let newest = start::newest(&found.member).await.map_err(CaptureError::from);
+        found.member.close().await;
+        Ok(Arc::new(Newest { ts: newest?.ts, reached: self.reached.subscribe() }))
+    }
+
+    async fn find_end(&self, store: &dyn Store, opened: &Opened) -> Result<End, ArchiveError> {
+        chained::find_end(store, opened.lineage, OPLOG_EPOCH, &OplogSegments).await
+    }
+
+    fn segmenter(&self, _opened: &Opened) -> Arc<dyn Segmenter> {
+        Arc::new(OplogSegments)
+    }
+
+    fn commits(&self, _opened: &Opened) -> Arc<dyn CommitTimes> {
+        Arc::new(WithThePieces)
+    }
+
+    fn indexer(&self, _opened: &Opened) -> Box<dyn SegmentIndexer> {
+        Box::new(SegmentsOfOplog::default())
+    }
+
+    fn capture(&self, start: CaptureStart) -> BoxFuture<'static, Result<(), PipelineError>> {
+        let from = go_on(&start.opened, &start.held);
+        let setup = CaptureSetup {
+            options: self.options.clone(),
+            set: start.opened.identity.cluster.clone(),
+            clock: start.ground.clock.clone(),
+            state: start.state.clone(),
+            on_gap: on_gap(&start),
+        };
+        let capture = Capture::new(setup, start.ring, start.stop, from);
+        let (mut seen, told) = (capture.reached(), self.reached.clone());
+        async move {
+            told.send_replace(*seen.borrow_and_update());
+            let mut running = std::pin::pin!(capture.run());
+            let ended = loop {
+                tokio::select! {
+                    ended = &mut running => break ended,
+                    Ok(()) = seen.changed() => { told.send_replace(*seen.borrow_and_update()); }
+                }
+            };
+            told.send_replace(*seen.borrow());
+            Ok(ended?)
+        }
+        .boxed()
+    }
+
+    fn bases(&self, _beside: Beside) -> Option<Arc<dyn Bases>> {
+        None
+    }
+}
+
+/// Where the log goes on, in the capture's words.
+fn go_on(opened: &Opened, held: &Held) -> Continue {
+    let last = held.last.as_ref().and_then(|last| {
+        let document = first_document(&last.bytes).ok()??;
+        let (at, _) = Entry::place(document).ok()?;
+        Some(Last { at, begin: last.begin })
+    });
+    let open = held.open.map(|open| OpenSegment { first: OplogTs(open.number), raw: open.raw_len });
+    let first = held.begun.map_or_else(|| opened.mongodb().first.ts, OplogTs);
+    Continue { next: held.next, last, open, first }
+}
+
+/// Records a gap beside the stream, waiting for a store that is away, and wants a new base: nothing
+/// that restores depends on the record, since the gap shows in the segments themselves.
+fn on_gap(start: &CaptureStart) -> Arc<dyn Fn(Gap) + Send + Sync> {
+    let (ground, lineage) = (start.ground.clone(), start.opened.lineage);
+    let wanted = start.base_wanted.clone();
+    Arc::new(move |gap: Gap| {
+        let (ground, wanted) = (ground.clone(), wanted.clone());
+        let Gap { last, first, from, to, reason } = gap;
+        let event = Event::Gap { from, to, reason, oplog: Some([last, first]) };
+        tokio::spawn(async move {
+            let mut backoff = Backoff::new();
+            let (store, clock) = (&*ground.store, &ground.clock);
+            while let Err(error) = ledger::append(store, lineage, clock.wall(), event.clone()).await
+            {
+                if !matches!(error.class(), Class::Retry | Class::Config) {
+                    tracing::error!(%error, ?event, "not recorded in the ledger");
+                    break;
+                }
+                tokio::time::sleep(backoff.next_wait()).await;
+            }
+            wanted.notify_one();
+        });
+    })
+}

@@ -1,0 +1,70 @@
+//! Everything that a replica set had at one moment: how far the archive must reach to hold it.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use proto::archive::ArchiveError;
+use proto::mongodb::{Entry, OplogTs, first_document};
+use proto::position::Position;
+use proto::segment::read_sealed;
+use proto::store::{Range, Store};
+use proto::timestamp::Timestamp;
+use tokio::sync::watch;
+
+use super::capture::{EPOCH, Reached};
+use crate::pipeline::Opened;
+use crate::ship::resume::End;
+use crate::source::Goal;
+use crate::spool::{OplogSegments, Segmenter};
+use crate::watch::state::State;
+
+/// The newest entry that a majority had.
+#[derive(Debug, Clone)]
+pub struct Newest {
+    pub ts: OplogTs,
+    /// How far the capture of this process has come.
+    pub reached: watch::Receiver<Option<Reached>>,
+}
+
+impl fmt::Display for Newest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.ts.fmt(f)
+    }
+}
+
+#[async_trait]
+impl Goal for Newest {
+    fn reached(&self, _state: &State) -> Option<Position> {
+        let reached = *self.reached.borrow();
+        let reached = reached.filter(|reached| reached.at.ts >= self.ts);
+        reached.map(|reached| Position::new(EPOCH, reached.end))
+    }
+
+    /// By its newest entry, or by the proof of completeness that stands for idle times.
+    async fn is_stored(
+        &self,
+        store: &dyn Store,
+        opened: &Opened,
+        end: &End,
+    ) -> Result<bool, ArchiveError> {
+        let moment = Timestamp(i64::from(self.ts.seconds()) * 1_000_000);
+        if end.chain.watermark().is_some_and(|mark| mark.proven() > moment) {
+            return Ok(true);
+        }
+        if let Some(last) = last_entry(&end.store.raw) {
+            return Ok(last >= self.ts);
+        }
+        let Some(name) = &end.before else { return Ok(false) };
+        let key = opened.lineage.sealed(name);
+        let object = store.get(&key, Range::All).await?;
+        let (_, raw) =
+            read_sealed(&object).map_err(|source| ArchiveError::Segment { key, source })?;
+        Ok(last_entry(&raw).is_some_and(|last| last >= self.ts))
+    }
+}
+
+fn last_entry(raw: &[u8]) -> Option<OplogTs> {
+    let last = OplogSegments.last_record(raw)?;
+    let document = first_document(&raw[last]).ok()??;
+    Entry::place(document).ok().map(|(at, _)| at.ts)
+}

@@ -1,0 +1,165 @@
+//! `pitrd` itself, with a real replica set: what it archives, and what it says.
+
+use anyhow::{Context, Result, ensure};
+use archiver::ship::chained;
+use archiver::spool::OplogSegments;
+use bson::{RawDocumentBuf, doc};
+use proto::archive::ends;
+use proto::archive::index::{MarkKind, SegmentIndex};
+use proto::archive::layout::{Lineage, OPLOG_EPOCH};
+use proto::mongodb::{Documents, Entry, Note, Op};
+use proto::position::Offset;
+use proto::segment::read_sealed;
+use proto::store::{Access, Range, list_all, url};
+use tests::mongod::{Load, Node, ReplicaSet};
+use tests::programs::{Pitrd, pitrd};
+use tests::scope::scale;
+use tests::scratch::Folder;
+use tests::wait::Deadline;
+
+use crate::common::{more, newest};
+
+const LINEAGE: Lineage = Lineage(1);
+
+/// The entries of an archive, its segments checked one by one.
+async fn archived(archive: &str) -> Result<Vec<RawDocumentBuf>> {
+    let store = url::open(archive, Access::ReadOnly).await?;
+    let mut raw: Vec<u8> = Vec::new();
+    for object in list_all(&*store, &LINEAGE.log()).await? {
+        let (footer, piece) = read_sealed(&store.get(&object.key, Range::All).await?)?;
+        ensure!(footer.head.start == Offset(raw.len() as u64), "a hole before {}", object.key);
+        ensure!(Documents::new(&piece).all(|found| found.is_ok()), "{}: no documents", object.key);
+        raw.extend(piece);
+    }
+    let end = chained::find_end(&*store, LINEAGE, OPLOG_EPOCH, &OplogSegments).await?;
+    ensure!(end.store.start == Offset(raw.len() as u64), "a hole before the open segment");
+    raw.extend(end.store.raw);
+    let mut entries = Documents::new(&raw);
+    let found = entries.by_ref().map(|found| found.map(|(_, entry)| entry.to_owned()));
+    let found = found.collect::<Result<_, _>>()?;
+    ensure!(entries.rest().is_empty(), "an entry is not whole");
+    Ok(found)
+}
+
+/// Whether the archive holds what the member has, from its first entry to the newest that says
+/// something.
+async fn assert_is_oplog_of(archive: &str, node: &Node) -> Result<usize> {
+    let store = url::open(archive, Access::ReadOnly).await?;
+    let identity = ends::identity(&*store, LINEAGE).await?.context("an identity")?;
+    let first = identity.mongodb().context("of a replica set")?.first;
+    let (ours, theirs) = (archived(archive).await?, node.oplog(first.ts.into())?);
+    ensure!(ours.len() <= theirs.len(), "more entries than there are");
+    for (ours, theirs) in ours.iter().zip(&theirs) {
+        ensure!(ours == theirs, "{ours:?} is archived, and the server has {theirs:?}");
+    }
+    for left in &theirs[ours.len()..] {
+        ensure!(Entry::read(left)?.op == Op::Noop, "{left:?} is not archived");
+    }
+    Ok(ours.len())
+}
+
+fn archive_in(folder: &Folder) -> String {
+    folder.path().join("archive").display().to_string()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_archive_is_the_sets_own_log_whenever_the_sidecar_is_killed() -> Result<()> {
+    let set = ReplicaSet::single()?;
+    let folder = Folder::new("oplog-kills")?;
+    let archive = archive_in(&folder);
+    let load = Load::start(&set, 2)?;
+    let mut sidecar =
+        Pitrd::builder(&set.url(), &archive).args(["--no-base", "--flush", "100ms"]).start()?;
+    for round in 1..=scale(6_i64, 30) {
+        more(&load, 100 + round.unsigned_abs() * 37 % 200)?;
+        if round % 3 == 0 {
+            // A segment ends behind it.
+            let large = doc! { "_id": round, "text": "x".repeat((16 << 20) - 100) };
+            set.run("large", doc! { "insert": "one", "documents": [large] })?;
+        }
+        sidecar.kill9()?;
+        sidecar.start()?;
+    }
+    more(&load, 100)?;
+    load.stop();
+    // Beside a writer that lives, everything is waited for and nothing is taken over.
+    let spool = folder.path().join("another-spool").display().to_string();
+    let once = ["run", "--once", "--no-base", "--source", &set.url(), "--archive", &archive];
+    pitrd(&[&once[..], &["--spool", &spool]].concat())?.ok()?;
+    let metrics = sidecar.metrics()?;
+    ensure!(metrics.sum("pitr_rpo_lag_seconds").is_some(), "{}", metrics.text());
+    sidecar.sigterm(&Deadline::seconds(60))?;
+    let count = assert_is_oplog_of(&archive, set.primary()?).await?;
+    ensure!(count > 600, "{count}");
+    let store = url::open(&archive, Access::ReadOnly).await?;
+    let indexes = list_all(&*store, &LINEAGE.index_epoch(OPLOG_EPOCH)).await?;
+    ensure!(!indexes.is_empty(), "no sealed segment has an index");
+    for object in indexes {
+        let index = SegmentIndex::decode(&store.get(&object.key, Range::All).await?)?;
+        ensure!(index.anomalies == 0 && index.ends().commits > 0, "{}: {index:?}", object.key);
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_moment_that_was_given_a_name_is_archived_with_it() -> Result<()> {
+    let set = ReplicaSet::single()?;
+    let folder = Folder::new("oplog-point")?;
+    let archive = archive_in(&folder);
+    let spool = folder.path().join("spool").display().to_string();
+    let source = set.url();
+    let once = ["run", "--once", "--no-base", "--source", &source, "--archive", &archive];
+    let once = [&once[..], &["--spool", &spool]].concat();
+    pitrd(&once)?.ok()?;
+    let point = pitrd(&["point", "before the release", "--source", &source, "--json"])?.ok()?;
+    let ts = point.json()?["ts"].as_str().context("a timestamp")?.to_owned();
+    pitrd(&once)?.ok()?;
+    let entries = archived(&archive).await?;
+    let named = entries.iter().find_map(|raw| {
+        let entry = Entry::read(raw).ok()?;
+        (entry.note() == Some(Note::Named("before the release"))).then_some(entry.at.ts)
+    });
+    ensure!(named.map(|ts| ts.to_string()) == Some(ts), "{named:?}");
+    let raw: Vec<u8> = entries.iter().flat_map(|entry| entry.as_bytes().to_vec()).collect();
+    let index = proto::archive::index::OplogIndexer::build(0, Offset(0), &raw, []);
+    ensure!(index.marks.iter().any(|mark| mark.kind == MarkKind::RestorePoint));
+    ensure!(newest(set.primary()?).await?.ts >= named.context("found")?);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_cannot_be_archived_is_refused_with_one_clear_word() -> Result<()> {
+    let set = ReplicaSet::builder(1).auth().start()?;
+    set.create_user("sidecar", "of-its-own", &["backup"])?;
+    set.create_user("nobody", "of-its-own", &[])?;
+    let folder = Folder::new("oplog-refused")?;
+    let archive = archive_in(&folder);
+    let check = |source: &str| {
+        let with = [("PITR_SOURCE".to_owned(), source.to_owned())];
+        tests::programs::run("pitrd", &["check", "--archive", &archive], &with)
+    };
+    let fine = check(&set.url_of(Some(("sidecar", "of-its-own"))))?.ok()?;
+    ensure!(fine.stdout.contains("oplog-window"), "{}", fine.stdout);
+    let nobody = check(&set.url_of(Some(("nobody", "of-its-own"))))?.code_is(3)?;
+    ensure!(nobody.stdout.contains("read local.oplog.rs"), "{}", nobody.stdout);
+    ensure!(nobody.stdout.contains("backup"), "{}", nobody.stdout);
+    let wrong = check(&set.url_of(Some(("sidecar", "wrong"))))?.code_is(3)?;
+    ensure!(wrong.stdout.contains("password"), "{}", wrong.stdout);
+    let alone = ReplicaSet::builder(1).standalone()?;
+    let run = |source: &str| {
+        let spool = folder.path().join("spool").display().to_string();
+        let with = [("PITR_SOURCE".to_owned(), source.to_owned())];
+        let arguments = ["run", "--once", "--no-base", "--archive", &archive, "--spool", &spool];
+        tests::programs::run("pitrd", &arguments, &with)
+    };
+    let standalone = run(&alone.url())?.code_is(3)?;
+    ensure!(standalone.stderr.contains("PITRD-C012"), "{}", standalone.stderr);
+    run(&set.url_of(Some(("sidecar", "of-its-own"))))?.ok()?;
+    let other = ReplicaSet::single()?;
+    let foreign = run(&other.url())?.code_is(6)?;
+    ensure!(foreign.stderr.contains("PITRD-W001"), "{}", foreign.stderr);
+    let shown = pitrd(&["check", "--archive", &archive, "--source", "mongodb://me:hush@a/"])?;
+    let shown = shown.code_is(2)?;
+    ensure!(!shown.stderr.contains("hush"), "{}", shown.stderr);
+    Ok(())
+}

@@ -1,0 +1,263 @@
+//! Makes the indexes of oplog segments from their raw bytes.
+//!
+//! In: one segment, in pieces of any size, with the ends of their frames. Out: its index. Segments
+//! hold whole entries, so none needs to know of another. An entry that cannot be read is counted as
+//! an anomaly; where documents do not follow each other any more, nothing behind is indexed. Nothing
+//! is stored here.
+
+use std::collections::BTreeMap;
+
+use super::{
+    BLOCK_MIN, Block, Counts, Ends, Extent, Head, MARKS_MAX, Mark, MarkKind, SegmentIndex, join,
+};
+use crate::archive::layout::OPLOG_EPOCH;
+use crate::mongodb::{Documents, Entry, EntryError, Kind, Note};
+use crate::position::Offset;
+use crate::segment::Engine;
+use crate::timestamp::Timestamp;
+
+/// Reads one segment.
+#[derive(Debug, Default)]
+pub struct OplogIndexer {
+    /// Position of the segment's first byte.
+    start: Offset,
+    raw_len: u64,
+    /// The beginning of an entry whose end has not come yet.
+    torn: Vec<u8>,
+    broken: bool,
+    last: Option<Extent>,
+    blocks: Vec<Block>,
+    block: Block,
+    counts: Counts,
+    marks: Vec<Mark>,
+    marks_left_out: u64,
+    unknown: BTreeMap<u8, u64>,
+    anomalies: u64,
+}
+
+impl OplogIndexer {
+    /// Begins at a segment's first byte.
+    pub fn new(start: Offset) -> Self {
+        Self { start, ..Self::default() }
+    }
+
+    /// The index of one segment whose raw bytes are at hand.
+    pub fn build(
+        number: u64,
+        start: Offset,
+        raw: &[u8],
+        frames: impl IntoIterator<Item = u32>,
+    ) -> SegmentIndex {
+        let mut indexer = Self::new(start);
+        let mut rest = raw;
+        for length in frames {
+            let (frame, tail) = rest.split_at(rest.len().min(length as usize));
+            indexer.feed(frame);
+            indexer.end_frame();
+            rest = tail;
+        }
+        indexer.feed(rest);
+        indexer.finish(number)
+    }
+
+    /// Takes the next raw bytes of the segment.
+    pub fn feed(&mut self, raw: &[u8]) {
+        let held = std::mem::take(&mut self.torn);
+        let begin = Offset(self.start.0 + self.raw_len - held.len() as u64);
+        self.raw_len += raw.len() as u64;
+        self.block.raw_len += u32::try_from(raw.len()).expect("a frame is far smaller");
+        if self.broken {
+            return;
+        }
+        if held.is_empty() {
+            self.torn = self.walk(begin, raw).to_vec();
+        } else {
+            let joined = [held.as_slice(), raw].concat();
+            self.torn = self.walk(begin, &joined).to_vec();
+        }
+    }
+
+    /// A frame ends at the byte fed last.
+    pub fn end_frame(&mut self) {
+        if u64::from(self.block.raw_len) >= BLOCK_MIN {
+            self.end_block();
+        }
+    }
+
+    /// The segment ends at the byte fed last.
+    pub fn finish(mut self, number: u64) -> SegmentIndex {
+        self.end_block();
+        SegmentIndex {
+            engine: Engine::Mongodb,
+            epoch: OPLOG_EPOCH,
+            number,
+            start: self.start,
+            raw_len: self.raw_len,
+            head: Head::Clean,
+            last: self.last,
+            blocks: self.blocks,
+            counts: self.counts,
+            marks: self.marks,
+            marks_left_out: self.marks_left_out,
+            unknown: self.unknown,
+            anomalies: self.anomalies + u64::from(!self.torn.is_empty()),
+        }
+    }
+
+    /// Notes the whole entries and returns what is left.
+    fn walk<'a>(&mut self, begin: Offset, bytes: &'a [u8]) -> &'a [u8] {
+        let mut documents = Documents::new(bytes);
+        while let Some(found) = documents.next() {
+            let Ok((at, document)) = found else {
+                (self.broken, self.anomalies) = (true, self.anomalies + 1);
+                return &[];
+            };
+            let start = Offset(begin.0 + at as u64);
+            let end = Offset(begin.0 + documents.offset() as u64);
+            let extent = Extent { start, end };
+            if Entry::read(document).and_then(|entry| self.note(&entry, extent)).is_err() {
+                self.anomalies += 1;
+            }
+            self.last = Some(extent);
+        }
+        documents.rest()
+    }
+
+    fn note(&mut self, entry: &Entry<'_>, extent: Extent) -> Result<(), EntryError> {
+        let ts = entry.at.ts;
+        let time = entry.wall.unwrap_or(Timestamp(i64::from(ts.seconds()) * 1_000_000));
+        let kind = entry.kind()?;
+        let ends = &mut self.block.ends;
+        if entry.is_commit()? {
+            ends.note(Some(time), Some(ts.0));
+            self.counts.note(time);
+        } else if matches!(kind, Kind::AbortTransaction) {
+            ends.note(None, Some(ts.0));
+        } else {
+            ends.transactions = join(ends.transactions, Some((ts.0, ts.0)));
+        }
+        if matches!(kind, Kind::Unknown) {
+            let letter = entry.raw.get_str("op").ok().and_then(|op| op.bytes().next());
+            *self.unknown.entry(letter.unwrap_or_default()).or_default() += 1;
+        }
+        if let Some((kind, payload)) = worth_finding(entry, kind) {
+            let transaction = Some(ts.0);
+            let mark = Mark { kind, extent, time: Some(time), transaction, payload };
+            if self.marks.len() < MARKS_MAX {
+                self.marks.push(mark);
+            } else {
+                self.marks_left_out += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn end_block(&mut self) {
+        let block = std::mem::take(&mut self.block);
+        if block.raw_len > 0 {
+            self.blocks.push(block);
+        }
+    }
+}
+
+/// A name that was given to a moment; `command namespace` of what changes a catalog.
+fn worth_finding(entry: &Entry<'_>, kind: Kind<'_>) -> Option<(MarkKind, Vec<u8>)> {
+    match (kind, entry.note()) {
+        (_, Some(Note::Named(name))) => Some((MarkKind::RestorePoint, name.as_bytes().to_vec())),
+        (Kind::Command(name), _) => {
+            let kind = match name {
+                "drop" | "dropDatabase" => MarkKind::Drop,
+                "emptycapped" => MarkKind::Truncate,
+                _ => MarkKind::Ddl,
+            };
+            let database = entry.database();
+            let namespace = match entry.o.get_str(name) {
+                // A rename names both collections whole.
+                Ok(whole) if name == "renameCollection" => whole.to_owned(),
+                Ok(collection) => format!("{database}.{collection}"),
+                Err(_) => database.to_owned(),
+            };
+            Some((kind, format!("{name} {namespace}").into_bytes()))
+        }
+        _ => None,
+    }
+}
+
+impl Ends {
+    /// Whether an entry at `ts` may end here.
+    pub fn spans(&self, ts: u64) -> bool {
+        self.transactions.is_some_and(|(low, high)| (low..=high).contains(&ts))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::{DateTime, RawDocumentBuf, Timestamp as Ts, rawdoc};
+
+    use super::*;
+
+    fn entry(increment: u32, op: &str, ns: &str, o: RawDocumentBuf) -> Vec<u8> {
+        let wall = DateTime::from_millis(1_795_150_757_000 + i64::from(increment));
+        let ts = Ts { time: 1_795_150_757, increment };
+        let whole = rawdoc! { "op": op, "ns": ns, "o": o, "ts": ts, "t": 1_i64, "wall": wall };
+        whole.into_bytes()
+    }
+
+    fn log() -> Vec<u8> {
+        [
+            entry(1, "i", "shop.orders", rawdoc! { "_id": 1, "pad": "x".repeat(100_000) }),
+            entry(2, "n", "", rawdoc! { "msg": "periodic noop" }),
+            entry(3, "n", "", rawdoc! { "msg": "before the release", "by": "pitr" }),
+            entry(4, "c", "shop.$cmd", rawdoc! { "drop": "orders" }),
+            entry(5, "c", "admin.$cmd", rawdoc! { "applyOps": [], "prepare": true }),
+            entry(6, "c", "admin.$cmd", rawdoc! { "abortTransaction": 1 }),
+            entry(7, "km", "shop.orders", rawdoc! {}),
+        ]
+        .concat()
+    }
+
+    #[test]
+    fn an_index_says_when_what_was_committed_and_what_is_worth_finding() {
+        let (log, start) = (log(), Offset(1000));
+        let index = OplogIndexer::build(1_795_150_757 << 32 | 1, start, &log, [70_000, 50_000]);
+        assert_eq!(SegmentIndex::decode(&index.encode()).as_ref(), Ok(&index));
+        let ends = index.ends();
+        assert_eq!((ends.commits, ends.aborts, index.anomalies), (2, 1, 0));
+        let time = |millis: i64| Timestamp((1_795_150_757_000 + millis) * 1000);
+        assert_eq!(ends.times, Some((time(1), time(4))));
+        let ts = |increment: u64| 1_795_150_757_u64 << 32 | increment;
+        assert_eq!(ends.transactions, Some((ts(1), ts(7))));
+        assert!(ends.spans(ts(3)) && !ends.spans(ts(8)));
+        let marks: Vec<_> = index
+            .marks
+            .iter()
+            .map(|mark| (mark.kind, String::from_utf8_lossy(&mark.payload).into_owned()))
+            .collect();
+        assert_eq!(
+            marks,
+            [
+                (MarkKind::RestorePoint, "before the release".to_owned()),
+                (MarkKind::Drop, "drop shop.orders".to_owned()),
+            ]
+        );
+        assert_eq!(index.last.map(|last| last.end), Some(Offset(1000 + log.len() as u64)));
+        assert_eq!(index.unknown, BTreeMap::from([(b'k', 1)]));
+        // The insert ends in the second frame: only that one is opened for it.
+        assert_eq!(index.ranges(|ends| ends.spans(ts(1))), [(70_000, log.len() as u64 - 70_000)]);
+    }
+
+    #[test]
+    fn what_is_no_entry_is_counted_and_nothing_behind_it_is_made_up() {
+        let mut broken = log();
+        let whole = broken.len();
+        broken.extend([1, 0, 0, 0, 9, 9]);
+        broken.extend(log());
+        let index = OplogIndexer::build(1, Offset(0), &broken, [broken.len() as u32]);
+        assert_eq!(index.last.map(|last| last.end), Some(Offset(whole as u64)));
+        assert_eq!(index.anomalies, 1);
+        let torn = OplogIndexer::build(1, Offset(0), &log()[..1000], []);
+        assert_eq!((torn.last, torn.anomalies), (None, 1));
+        let foreign = rawdoc! { "_id": 1 }.into_bytes();
+        assert_eq!(OplogIndexer::build(1, Offset(0), &foreign, []).anomalies, 1);
+    }
+}

@@ -84,6 +84,44 @@ async fn what_belongs_to_the_source_alone_does_not_follow_into_a_copy() -> Resul
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_in_a_database_that_takes_no_connection_sleeps_in_a_copy() -> Result<()> {
+    let builder = builder().conf("wal_level", "logical");
+    let mut source = Source::with(builder, BaseWishes::default(), |cluster| {
+        cluster.sql("CREATE DATABASE closed")?;
+        let create = "CREATE SUBSCRIPTION s CONNECTION 'host=127.0.0.1 port=1' PUBLICATION p \
+                      WITH (connect = false, slot_name = 'there')";
+        cluster.psql("closed", create)?;
+        cluster.psql("closed", "ALTER SUBSCRIPTION s ENABLE")?;
+        cluster.sql("ALTER DATABASE closed WITH ALLOW_CONNECTIONS false").map(drop)
+    })
+    .await?;
+    source.transaction("INSERT INTO t VALUES (1, 'a')")?;
+    source.log().await?;
+    let plan = source.plan(Target::Latest, false).await?;
+    let report = source.restore(&plan, "copy").await?;
+    assert_eq!(report.exit(), 0, "{}", report.text());
+    let told = report.subscriptions.first().context("a subscription")?;
+    let found = (told.database.as_str(), told.name.as_str(), told.slot.as_deref());
+    assert_eq!(found, ("closed", "s", Some("there")));
+    let copy = source.open(&report.folder)?;
+    let is = |query: &str, wanted: &str| -> Result<()> {
+        assert_eq!(copy.value("postgres", query)?, wanted, "{query}");
+        Ok(())
+    };
+    is("SELECT subenabled::text || coalesce(subslotname, '-') FROM pg_subscription", "false-")?;
+    is("SELECT datallowconn FROM pg_database WHERE datname = 'closed'", "f")?;
+    // The source's is what it was.
+    let awake = "SELECT subenabled::text || subslotname FROM pg_subscription";
+    assert_eq!(source.cluster.value("postgres", awake)?, "truethere");
+    // Opened, nothing wakes up, and dropping it asks no publisher: there is none to answer.
+    copy.sql("ALTER DATABASE closed WITH ALLOW_CONNECTIONS true")?;
+    copy.psql("closed", "SELECT pg_sleep(1)")?;
+    is("SELECT count(*) FROM pg_stat_activity WHERE backend_type ~ 'apply|sync'", "0")?;
+    copy.psql("closed", "DROP SUBSCRIPTION s")?;
+    is("SELECT count(*) FROM pg_subscription", "0")
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_tablespace_lies_where_it_was_told_to() -> Result<()> {
     let mut source = Source::with(builder().tablespace("beside"), BaseWishes::default(), |c| {
         c.sql("CREATE TABLE elsewhere TABLESPACE beside AS SELECT generate_series(1, 999) AS n")

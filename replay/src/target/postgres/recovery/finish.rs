@@ -50,10 +50,6 @@ pub async fn promote(
     }
 }
 
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
 async fn open(server: &Server, user: &str, database: &str) -> Result<Client, RestoreError> {
     server.connect(user, database).await.ok_or_else(|| RestoreError::Server {
         what: format!("the database {database} takes no connection"),
@@ -64,32 +60,25 @@ async fn open(server: &Server, user: &str, database: &str) -> Result<Client, Res
 /// Puts every subscription to sleep, and has it forget its slot: dropping it in the copy must not
 /// drop the slot on the publisher. No worker runs meanwhile (`max_logical_replication_workers`).
 ///
+/// In the catalog itself, which all databases share: `ALTER SUBSCRIPTION` wants a connection to each
+/// one's own database, and one that takes none (`datallowconn`) would keep its subscription awake
+/// until somebody opens it. One statement: after a crash all sleep, or none does.
+///
 /// # Errors
-/// When a database does not let us in, or the statement fails.
-pub async fn quiet_subscriptions(
-    server: &Server,
-    client: &Client,
-    user: &str,
-) -> Result<Vec<Subscription>, RestoreError> {
-    let text = format!(
-        "SELECT d.datname::text, s.subname::text, s.subslotname::text \
-         FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid \
-         WHERE NOT {INVALID} ORDER BY 1, 2"
-    );
-    let rows = client.query(&text, &[]).await.map_err(asking("subscriptions"))?;
-    let mut quieted = Vec::new();
-    for row in rows {
-        let (database, name, slot): (String, String, Option<String>) =
-            (row.get(0), row.get(1), row.get(2));
-        let inside = open(server, user, &database).await?;
-        let subscription = quoted(&name);
-        let disable = format!("ALTER SUBSCRIPTION {subscription} DISABLE");
-        inside.batch_execute(&disable).await.map_err(asking("to disable a subscription"))?;
-        let forget = format!("ALTER SUBSCRIPTION {subscription} SET (slot_name = NONE)");
-        inside.batch_execute(&forget).await.map_err(asking("a subscription to forget its slot"))?;
-        quieted.push(Subscription { database, name, slot });
-    }
-    Ok(quieted)
+/// When the server does not answer.
+pub async fn quiet_subscriptions(client: &Client) -> Result<Vec<Subscription>, RestoreError> {
+    let text = "SELECT coalesce(d.datname::text, s.subdbid::text), s.subname::text, \
+                s.subslotname::text \
+                FROM pg_subscription s LEFT JOIN pg_database d ON d.oid = s.subdbid ORDER BY 1, 2";
+    let rows = client.query(text, &[]).await.map_err(asking("subscriptions"))?;
+    let quiet = "UPDATE pg_subscription SET subenabled = false, subslotname = NULL";
+    client.batch_execute(quiet).await.map_err(asking("subscriptions to sleep"))?;
+    let quieted = |row: &tokio_postgres::Row| Subscription {
+        database: row.get(0),
+        name: row.get(1),
+        slot: row.get(2),
+    };
+    Ok(rows.iter().map(quieted).collect())
 }
 
 /// The databases that were being dropped at the moment: all that can be done with them is to drop

@@ -149,7 +149,7 @@ impl Run<'_> {
             recovery::promote(server, &reached.client, self.interrupted).await?;
         }
         let (server, client, user) = (&reached.server, &reached.client, &reached.user);
-        report.subscriptions = recovery::quiet_subscriptions(server, client, user).await?;
+        report.subscriptions = recovery::quiet_subscriptions(client).await?;
         let major = self.plan.base.version_num / 10_000;
         report.collations = recovery::collations(server, client, user, major).await?;
         for database in recovery::half_dropped(client).await? {

@@ -50,6 +50,9 @@ pub async fn join(
 ) -> Result<Complete, JoinError> {
     let (lineage, identity) = newest(&*store).await?;
     if let Some(postgres) = identity.postgres() {
+        if let Some(archived) = ends::timelines(&*store, lineage).await?.last() {
+            source.newest.know(*archived);
+        }
         let mut session = Session::connect(&source).await.map_err(CaptureError::from)?;
         let checked = check_lineage(&*store, lineage, postgres, None, &mut session).await;
         session.close().await;

@@ -8,6 +8,7 @@ mod writers;
 mod gap;
 mod synchronous;
 mod promotion;
+mod left_behind;
 pub(crate) mod early;
 
 use std::path::Path;

@@ -15,12 +15,12 @@ use tests::wait::{self, Deadline};
 use crate::flow::protected::{Place, Protected};
 
 /// Both hosts in one URL, as libpq takes them.
-fn hosts(first: &Cluster, second: &Cluster) -> String {
+pub(super) fn hosts(first: &Cluster, second: &Cluster) -> String {
     let (one, two) = (first.port(), second.port());
     format!("postgresql://postgres@127.0.0.1:{one},127.0.0.1:{two}/postgres")
 }
 
-fn primary(version: u32, segment_mb: u32) -> Result<Cluster> {
+pub(super) fn primary(version: u32, segment_mb: u32) -> Result<Cluster> {
     let builder = Cluster::builder(version).segment_mb(segment_mb);
     builder.conf("wal_keep_size", "4GB").conf("wal_level", "replica").start()
 }
@@ -34,7 +34,7 @@ fn promote_itself(cluster: &Cluster) -> Result<()> {
     cluster.promote()
 }
 
-fn await_timeline(pitrd: &mut Pitrd, timeline: u32) -> Result<()> {
+pub(super) fn await_timeline(pitrd: &mut Pitrd, timeline: u32) -> Result<()> {
     let what = format!("timeline {timeline} in the archive");
     pitrd.wait_for_metrics(&what, &Deadline::seconds(120), |metrics| {
         metrics.sum("pitr_epoch") == Some(f64::from(timeline))
@@ -43,7 +43,11 @@ fn await_timeline(pitrd: &mut Pitrd, timeline: u32) -> Result<()> {
 
 /// Every timeline's history stands in the archive, raw, and came before its first segment; a partial
 /// segment is nowhere under the plain name.
-fn assert_timelines(archive: &Archive, cluster: &Cluster, newest: u32) -> Result<String> {
+pub(super) fn assert_timelines(
+    archive: &Archive,
+    cluster: &Cluster,
+    newest: u32,
+) -> Result<String> {
     let log = archive.log()?;
     let found = log.assert_unbroken()?;
     ensure!(log.timelines().last() == Some(&Timeline(newest)), "{:?}", log.timelines());

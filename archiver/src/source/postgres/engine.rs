@@ -42,8 +42,11 @@ impl Source for Postgres {
     }
 
     async fn continues(&self, ground: &Ground, opened: &Opened) -> Result<(), PipelineError> {
-        let mut session = Session::connect(&self.options).await?;
         let (store, identity) = (&*ground.store, opened.postgres());
+        if let Some(archived) = ends::timelines(store, opened.lineage).await?.last() {
+            self.options.newest.know(*archived);
+        }
+        let mut session = Session::connect(&self.options).await?;
         let checked =
             check_lineage(store, opened.lineage, identity, self.accept, &mut session).await;
         session.close().await;

@@ -111,6 +111,9 @@ pub enum Error {
     NoChannelBinding { endpoint: Endpoint },
     #[error("{endpoint} is not a {wanted} server")]
     WrongRole { endpoint: Endpoint, wanted: &'static str },
+    /// One of several hosts: another one went on without it.
+    #[error("{endpoint} is on timeline {found}, and {newest} is known: it was left behind")]
+    LeftBehind { endpoint: Endpoint, found: Timeline, newest: Timeline },
     #[error("no host could be used: {}", Causes(others, last))]
     EveryHost { last: Box<Error>, others: Vec<Error> },
     #[error("no answer within {} s while {doing}", after.as_secs_f32())]
@@ -147,7 +150,7 @@ impl Error {
     pub fn class(&self) -> Class {
         match self {
             Self::Connect { .. } | Self::NoAddress { .. } | Self::TimedOut { .. } => Class::Retry,
-            Self::Closed { .. } | Self::WrongRole { .. } => Class::Retry,
+            Self::Closed { .. } | Self::WrongRole { .. } | Self::LeftBehind { .. } => Class::Retry,
             Self::Tls { source, .. } => source.class(),
             Self::Io { source, .. } => {
                 TlsError::inside(source).map_or(Class::Retry, |()| Class::Config)

@@ -4,8 +4,11 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use proto::postgres::lsn::Timeline;
 use secrecy::SecretString;
 
 use super::environment::Environment;
@@ -73,9 +76,26 @@ pub struct ConnectOptions {
     pub keepalives: Keepalives,
     pub channel_binding: ChannelBinding,
     pub tls: TlsOptions,
+    /// Shared by all clones.
+    pub newest: NewestTimeline,
     password: Option<SecretString>,
     password_in_text: bool,
     passfile: Option<PathBuf>,
+}
+
+/// The newest timeline that is known: of several hosts, one on an older timeline was left behind by
+/// a promotion, however much of a primary it is.
+#[derive(Clone, Debug, Default)]
+pub struct NewestTimeline(Arc<AtomicU32>);
+
+impl NewestTimeline {
+    pub fn know(&self, timeline: Timeline) {
+        self.0.fetch_max(timeline.0, Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> Timeline {
+        Timeline(self.0.load(Ordering::Relaxed))
+    }
 }
 
 impl ConnectOptions {
@@ -128,6 +148,7 @@ impl ConnectOptions {
             )?
             .unwrap_or(ChannelBinding::Prefer),
             tls: tls_options(given, env)?,
+            newest: NewestTimeline::default(),
             password: given.password().cloned(),
             password_in_text,
             passfile,

@@ -201,7 +201,7 @@ pub(crate) fn start_error(source: Box<ServerError>, timeline: Timeline, position
     }
 }
 
-async fn identify(connection: &mut Connection) -> Result<Identity, Error> {
+pub(super) async fn identify(connection: &mut Connection) -> Result<Identity, Error> {
     const COMMAND: &str = "IDENTIFY_SYSTEM";
     let row = one_row(connection.query(COMMAND, COMMAND).await?, COMMAND)?;
     Ok(Identity {
@@ -209,6 +209,17 @@ async fn identify(connection: &mut Connection) -> Result<Identity, Error> {
         timeline: Timeline(field(&row, 1, "a timeline")?),
         flushed: field(&row, 2, "a log position")?,
     })
+}
+
+/// The timeline that a primary writes, for a connection that does not replicate: it stands in the
+/// first eight digits of a segment's name.
+pub(super) async fn timeline_by_sql(connection: &mut Connection) -> Result<Timeline, Error> {
+    const COMMAND: &str = "SELECT";
+    let text = "SELECT pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn())";
+    let row = one_row(connection.query(COMMAND, text).await?, COMMAND)?;
+    let name: String = field(&row, 0, "a segment's name")?;
+    let digits = name.get(..8).and_then(|digits| u32::from_str_radix(digits, 16).ok());
+    digits.map(Timeline).ok_or_else(|| Error::unexpected("a segment's name", name))
 }
 
 async fn show(connection: &mut Connection, setting: &str) -> Result<String, Error> {

@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use postgres_protocol::message::{backend, frontend};
+use proto::postgres::lsn::Timeline;
 
 use super::auth;
 use super::conn::{Connection, Message, Purpose};
 use super::dial::{Attempt, Socket};
 use super::error::{Class, Error, ServerError};
 use super::options::{ConnectOptions, Endpoint, TargetSession};
+use super::session;
 use super::tls;
 
 impl Connection {
@@ -81,6 +83,9 @@ impl Connection {
         auth::authenticate(&mut connection, options, purpose).await?;
         connection.finish_startup().await?;
         connection.check_role(options.target)?;
+        if options.endpoints.len() > 1 {
+            connection.check_timeline(options.newest.get(), purpose).await?;
+        }
         Ok(connection)
     }
 
@@ -134,6 +139,19 @@ impl Connection {
         } else {
             Err(Error::WrongRole { endpoint: self.endpoint.clone(), wanted })
         }
+    }
+
+    /// Of several hosts, an old primary that came back is passed by.
+    async fn check_timeline(&mut self, newest: Timeline, purpose: Purpose) -> Result<(), Error> {
+        let found = match purpose {
+            Purpose::Replication => session::identify(self).await?.timeline,
+            Purpose::Sql if self.parameter("in_hot_standby") == Some("on") => return Ok(()),
+            Purpose::Sql => session::timeline_by_sql(self).await?,
+        };
+        if found >= newest {
+            return Ok(());
+        }
+        Err(Error::LeftBehind { endpoint: self.endpoint.clone(), found, newest })
     }
 }
 

@@ -110,6 +110,7 @@ impl Capture {
         let event = Event::Branch { from: at.at(self.timeline), at: from.at(next), reason };
         record(&self.setup, event);
         self.timeline = next;
+        self.setup.options.newest.know(next);
         self.received = from;
         Ok(())
     }

@@ -110,6 +110,7 @@ impl Capture {
         from: Position,
     ) -> Self {
         let repeat = Repeat::new(setup.clock.clone());
+        setup.options.newest.know(from.epoch.into());
         Self {
             setup,
             ring,

@@ -124,15 +124,19 @@ pub async fn serve(
         }
     };
     tracing::info!(address = %listen, "metrics");
-    let app = Router::new()
-        .route("/metrics", get(metrics_page))
-        .route("/health", get(async move || health(&stuck)))
-        .with_state((handle, current));
+    let app = pages(handle, current, stuck);
     let served =
         axum::serve(listener, app).with_graceful_shutdown(async move { stop.cancelled().await });
     if let Err(error) = served.await {
         tracing::warn!(%error, "the metrics server has ended");
     }
+}
+
+pub(super) fn pages(handle: PrometheusHandle, current: Current, stuck: Arc<AtomicBool>) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics_page))
+        .route("/health", get(async move || health(&stuck)))
+        .with_state((handle, current))
 }
 
 /// For whoever would start it again: whether it still moves, not whether all is well.

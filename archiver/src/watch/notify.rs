@@ -46,13 +46,7 @@ pub async fn tend(
     let mut pulse = Pulse::default();
     loop {
         let state = current.borrow().clone();
-        let alive = state.as_ref().is_none_or(|state| pulse.moves(state, clock.monotonic()));
-        let was_stuck = stuck.swap(!alive, Ordering::Relaxed);
-        match (was_stuck, alive) {
-            (false, false) => tracing::error!(seconds = STUCK.as_secs(), "stuck: nothing moves"),
-            (true, true) => tracing::warn!("moving again"),
-            _ => {}
-        }
+        let alive = pulse.look(state.as_deref(), &*clock, &stuck);
         if let Some(state) = &state {
             tell(&[NotifyState::Status(&line::short(state))]);
         }
@@ -74,6 +68,23 @@ struct Pulse {
 }
 
 impl Pulse {
+    /// Whether it moves; tells `stuck`, and the log when that changes. Before the first pipeline
+    /// there is nothing that could hang.
+    pub(super) fn look(
+        &mut self,
+        state: Option<&State>,
+        clock: &dyn Clock,
+        stuck: &AtomicBool,
+    ) -> bool {
+        let alive = state.is_none_or(|state| self.moves(state, clock.monotonic()));
+        match (stuck.swap(!alive, Ordering::Relaxed), alive) {
+            (false, false) => tracing::error!(seconds = STUCK.as_secs(), "stuck: nothing moves"),
+            (true, true) => tracing::warn!("moving again"),
+            _ => {}
+        }
+        alive
+    }
+
     fn moves(&mut self, state: &State, now: Duration) -> bool {
         let idle = state.positions().0.is_none_or(|received| Some(received) <= state.stored());
         let moved = |last: &mut (u64, Duration), count: u64, at_rest: bool| {
@@ -90,6 +101,9 @@ impl Pulse {
 
 #[cfg(test)]
 mod tests {
+    use std::future::IntoFuture;
+    use std::net::SocketAddr;
+
     use proto::clock::SystemClock;
     use proto::position::{ByteCount, Epoch, Offset, Position};
     use proto::segment::Engine;
@@ -99,6 +113,7 @@ mod tests {
     use crate::source::postgres::commits::WalCommits;
     use crate::spool::SpoolLevel;
     use crate::watch::lag::LagProbe;
+    use crate::watch::repeat::tests::Hand;
 
     fn state() -> State {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
@@ -127,5 +142,45 @@ mod tests {
         }
         state.beat();
         assert!(!pulse.moves(&state, at(250)));
+    }
+
+    async fn health(address: SocketAddr) -> String {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut stream = tokio::net::TcpStream::connect(address).await.expect("it listens");
+        stream.write_all(b"GET /health HTTP/1.0\r\n\r\n").await.expect("written");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("an answer");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a body");
+        format!("{} {}", head.split(' ').nth(1).expect("a status"), body.trim_end())
+    }
+
+    #[tokio::test]
+    async fn health_is_503_while_nothing_moves_and_200_again_when_something_does() {
+        let (state, clock, mut pulse) = (state(), Hand::default(), Pulse::default());
+        let stuck = Arc::new(AtomicBool::new(false));
+        let handle =
+            metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder().handle();
+        let current = watch::channel(None).1;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let pages = crate::watch::metrics::pages(handle, current, stuck.clone());
+        tokio::spawn(axum::serve(listener, pages).into_future());
+        let mut at = |second, beats: bool| {
+            *clock.0.lock().expect("no holder panics") = Duration::from_secs(second);
+            if beats {
+                state.beat();
+            }
+            pulse.look(Some(&state), &clock, &stuck)
+        };
+        for (second, beats, said) in [
+            (0, true, "200 ok"),
+            (100, false, "200 ok"),
+            (121, false, "503 stuck"),
+            (300, false, "503 stuck"),
+            (301, true, "200 ok"),
+        ] {
+            assert_eq!(at(second, beats), said.starts_with("200"));
+            assert_eq!(health(address).await, said, "after {second} s");
+        }
     }
 }

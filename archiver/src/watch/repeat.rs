@@ -60,7 +60,7 @@ impl Repeat {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Mutex;
 
     use proto::timestamp::Timestamp;
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[derive(Debug, Default)]
-    struct Hand(Mutex<Duration>);
+    pub(in crate::watch) struct Hand(pub(in crate::watch) Mutex<Duration>);
 
     impl Clock for Hand {
         fn wall(&self) -> Timestamp {

@@ -46,6 +46,7 @@ fn nothing_is_lost_while_the_store_is_away_and_the_lag_tells_the_truth() -> Resu
     let held = pitrd.durable().context("a position")?;
     ensure!(lags.windows(2).all(|pair| pair[1] > pair[0] + 2.0), "the lag did not grow: {lags:?}");
     ensure!(pitrd.metrics()?.sum("pitr_store_away") == Some(1.0), "the store is not told away");
+    ensure!(pitrd.health()?.trim_end() == "ok", "a store that is away would restart the sidecar");
     ensure!(pitrd.metrics()?.sum("pitr_store_errors_total") > Some(0.0), "no request failed");
     ensure!(commits(&cluster)? > before + 100, "the database did not go on");
     let memory = pitrd.memory()?;

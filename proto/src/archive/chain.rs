@@ -4,6 +4,8 @@
 //! merged ones first, and where the chain ends. A hole or a hash that does not continue ends the
 //! chain with an error: nothing behind it is ever served.
 
+use bytes::Bytes;
+
 use super::ArchiveError;
 use super::layout::{Lineage, sequence_of};
 use crate::segment::{
@@ -17,7 +19,17 @@ pub struct Link {
     pub key: Key,
     pub bytes: u64,
     pub header: TailHeader,
+    /// The object, where it was read whole.
+    held: Option<Bytes>,
 }
+
+/// An object up to this size costs as much to read as its header does: a request.
+const WHOLE_MAX: u64 = 64 << 10;
+/// So many bytes of a chain are held at most.
+const HELD_MAX: u64 = 16 << 20;
+const REQUESTS_AT_ONCE: usize = 8;
+/// So many of a sealed segment's newest tails are looked through for a watermark.
+const LOOKED_THROUGH: usize = 32;
 
 /// The chain of one segment.
 #[derive(Debug, Clone, Default)]
@@ -83,6 +95,61 @@ pub async fn follow(
     lineage: Lineage,
     segment: &str,
 ) -> Result<Chain, ArchiveError> {
+    let found = listed(store, lineage, segment).await?;
+    linked(segment, read_headers(store, found, 0).await?)
+}
+
+/// The same for who reads the bytes next ([`read_raw`]): small objects are read whole at once, so
+/// that each costs one request and not two.
+///
+/// # Errors
+/// As [`follow`].
+pub async fn follow_whole(
+    store: &dyn Store,
+    lineage: Lineage,
+    segment: &str,
+) -> Result<Chain, ArchiveError> {
+    let found = listed(store, lineage, segment).await?;
+    linked(segment, read_headers(store, found, HELD_MAX).await?)
+}
+
+/// The latest proof of completeness in the chain of a segment that is sealed. The seal proves the
+/// bytes, so that the newest headers tell, and nothing needs to be followed.
+///
+/// # Errors
+/// When the store fails or a header is damaged.
+pub async fn last_watermark(
+    store: &dyn Store,
+    lineage: Lineage,
+    segment: &str,
+) -> Result<Option<Watermark>, ArchiveError> {
+    let found = listed(store, lineage, segment).await?;
+    let newest = &found[found.len().saturating_sub(LOOKED_THROUGH)..];
+    for some in newest.rchunks(REQUESTS_AT_ONCE) {
+        let links = read_headers(store, some.to_vec(), 0).await?;
+        let mark = links.iter().rev().find_map(|link| link.header.watermark);
+        if mark.is_some() {
+            return Ok(mark);
+        }
+    }
+    Ok(None)
+}
+
+fn linked(segment: &str, links: Vec<Link>) -> Result<Chain, ArchiveError> {
+    let mut chain = Chain::default();
+    for link in links {
+        check_continues(segment, &chain, &link)?;
+        chain.links.push(link);
+    }
+    Ok(chain)
+}
+
+/// The fewest objects that make up the chain, in its order, by their names: merged ones first.
+async fn listed(
+    store: &dyn Store,
+    lineage: Lineage,
+    segment: &str,
+) -> Result<Vec<(Key, u64)>, ArchiveError> {
     let mut found: Vec<(Key, u64)> = Vec::new();
     let mut next = 0_u64;
     for level in [2_u32, 1] {
@@ -100,28 +167,27 @@ pub async fn follow(
     let singles = list_after(store, &folder, after.as_deref()).await?;
     let singles = singles.into_iter().filter(|o| !o.key.as_str()[folder.len()..].contains('/'));
     found.extend(singles.map(|object| (object.key, object.bytes)));
-
-    let mut chain = Chain::default();
-    let headers = read_headers(store, found).await?;
-    for link in headers {
-        check_continues(segment, &chain, &link)?;
-        chain.links.push(link);
-    }
-    Ok(chain)
+    Ok(found)
 }
 
+/// One request an object: its header, or all of it where it is small, up to `room` bytes in all.
 async fn read_headers(
     store: &dyn Store,
     found: Vec<(Key, u64)>,
+    mut room: u64,
 ) -> Result<Vec<Link>, ArchiveError> {
     use futures_util::{StreamExt, TryStreamExt, stream};
-    const REQUESTS_AT_ONCE: usize = 8;
-    stream::iter(found)
-        .map(|(key, bytes)| async move {
-            let range = Range::At { offset: 0, len: TAIL_HEADER_LEN };
-            let head = store.get(&key, range).await?;
-            match TailHeader::decode(&head) {
-                Ok(header) => Ok(Link { key, bytes, header }),
+    let sized = found.into_iter().map(|(key, bytes)| {
+        let whole = bytes <= WHOLE_MAX.min(room);
+        room -= if whole { bytes } else { 0 };
+        (key, bytes, whole)
+    });
+    stream::iter(sized.collect::<Vec<_>>())
+        .map(|(key, bytes, whole)| async move {
+            let header = Range::At { offset: 0, len: TAIL_HEADER_LEN };
+            let read = store.get(&key, if whole { Range::All } else { header }).await?;
+            match TailHeader::decode(&read) {
+                Ok(header) => Ok(Link { key, bytes, header, held: whole.then_some(read) }),
                 Err(source) => Err(ArchiveError::Segment { key, source }),
             }
         })
@@ -164,13 +230,18 @@ pub async fn read_raw(
     chain: &Chain,
 ) -> Result<(Vec<u8>, RunningHash), ArchiveError> {
     use futures_util::{StreamExt, stream};
-    const REQUESTS_AT_ONCE: usize = 8;
     let (mut raw, mut hash) = (Vec::new(), RunningHash::default());
     let holding = chain.links.iter().filter(|link| link.header.raw_len > 0);
     // Futures, not a closure that makes them: a closure over a borrow keeps a spawned task from
     // being `Send` (rust-lang/rust#100013). Nothing is asked before it is polled.
-    let reads: Vec<_> =
-        holding.map(|link| async move { (link, store.get(&link.key, Range::All).await) }).collect();
+    let reads: Vec<_> = holding
+        .map(|link| async move {
+            match &link.held {
+                Some(held) => (link, Ok(held.clone())),
+                None => (link, store.get(&link.key, Range::All).await),
+            }
+        })
+        .collect();
     let mut objects = stream::iter(reads).buffered(REQUESTS_AT_ONCE);
     while let Some((link, object)) = objects.next().await {
         let key = link.key.clone();

@@ -1,8 +1,9 @@
 //! Which segments of each timeline the archive has, sealed, partial or as a chain of tails.
 //!
 //! Enters: listings, `tail/` before `log/`: a segment that is sealed in between is then seen
-//! sealed. Leaves: a [`TimelineLog`] a timeline. Only segments that are not sealed cost a request
-//! of their own; they are few: the open one, and the last one of each timeline.
+//! sealed. Leaves: a [`TimelineLog`] a timeline. Only segments that are not sealed cost requests of
+//! their own, one an object of their chains; they are few: the open one, and the last one of each
+//! timeline.
 
 use std::collections::BTreeMap;
 
@@ -39,6 +40,14 @@ pub enum Stored {
     Partial { bytes: u64, raw_bytes: u64 },
     /// Still open when it was read.
     Tails(Box<Chain>),
+}
+
+impl TimelineLog {
+    /// Takes a proof that is later than the one that is known.
+    fn prove(&mut self, mark: Option<Watermark>) {
+        let newer = mark.filter(|mark| self.watermark.is_none_or(|known| known.clock < mark.clock));
+        self.watermark = newer.or(self.watermark);
+    }
 }
 
 impl Stored {
@@ -94,6 +103,7 @@ pub(super) async fn read(
         log.segments.insert(id.number, stored);
     }
     read_chains(store, lineage, size, &tailed, &mut logs, damage).await?;
+    read_watermarks(store, lineage, size, &tailed, &mut logs).await;
     Ok(logs)
 }
 
@@ -141,7 +151,7 @@ async fn partial(
     Ok(Stored::Partial { bytes, raw_bytes: footer.raw_len })
 }
 
-/// Follows the chains of segments that are not sealed, and of each timeline's newest ones.
+/// Follows the chains of segments that are not sealed.
 async fn read_chains(
     store: &dyn Store,
     lineage: Lineage,
@@ -150,18 +160,8 @@ async fn read_chains(
     logs: &mut BTreeMap<Timeline, TimelineLog>,
     damage: &mut Vec<Damage>,
 ) -> Result<(), CatalogError> {
-    let has = |id: &SegmentId| {
-        logs.get(&id.timeline).is_some_and(|log| log.segments.contains_key(&id.number))
-    };
-    let mut newer: BTreeMap<Timeline, usize> = BTreeMap::new();
-    let mut newest = |id: &SegmentId| {
-        let count = newer.entry(id.timeline).or_default();
-        *count += 1;
-        *count <= CHAINS_FOR_WATERMARKS
-    };
-    let followed: Vec<SegmentId> =
-        tailed.iter().rev().filter(|id| newest(id) || !has(id)).copied().collect();
-    let chains: Vec<_> = stream::iter(followed)
+    let open: Vec<SegmentId> = tailed.iter().rev().filter(|id| !has(logs, id)).copied().collect();
+    let chains: Vec<_> = stream::iter(open)
         .map(|id| async move { (id, follow(store, lineage, id, size).await) })
         .buffered(REQUESTS_AT_ONCE)
         .collect()
@@ -171,21 +171,47 @@ async fn read_chains(
         match followed {
             Ok(Followed::Chain(chain)) if chain.links.is_empty() => {}
             Ok(Followed::Chain(chain)) => {
-                let newer = chain
-                    .watermark()
-                    .filter(|mark| log.watermark.is_none_or(|known| known.clock < mark.clock));
-                log.watermark = newer.or(log.watermark);
-                log.segments.entry(id.number).or_insert_with(|| Stored::Tails(Box::new(chain)));
+                log.prove(chain.watermark());
+                log.segments.insert(id.number, Stored::Tails(Box::new(chain)));
             }
             Ok(Followed::Sealed(bytes)) => {
                 drop(log.segments.insert(id.number, Stored::Sealed { bytes }));
             }
-            // A sealed segment does not need its tails.
-            Err(_) if log.segments.contains_key(&id.number) => {}
             Err(error) => damage.push(damaged(error.into())?),
         }
     }
     Ok(())
+}
+
+fn has(logs: &BTreeMap<Timeline, TimelineLog>, id: &SegmentId) -> bool {
+    logs.get(&id.timeline).is_some_and(|log| log.segments.contains_key(&id.number))
+}
+
+/// Where no open chain has a watermark, as in the first minute of a segment, the tails of the
+/// newest sealed ones tell.
+async fn read_watermarks(
+    store: &dyn Store,
+    lineage: Lineage,
+    size: SegmentSize,
+    tailed: &[SegmentId],
+    logs: &mut BTreeMap<Timeline, TimelineLog>,
+) {
+    let mut wanted: Vec<SegmentId> = Vec::new();
+    for (timeline, _) in logs.iter().filter(|(_, log)| log.watermark.is_none()) {
+        let newest = tailed.iter().rev().filter(|id| id.timeline == *timeline);
+        wanted.extend(newest.take(CHAINS_FOR_WATERMARKS).filter(|id| has(logs, id)));
+    }
+    let marks: Vec<_> = stream::iter(wanted)
+        .map(|id| async move {
+            (id.timeline, chain::last_watermark(store, lineage, &id.name(size)).await)
+        })
+        .buffered(REQUESTS_AT_ONCE)
+        .collect()
+        .await;
+    for (timeline, mark) in marks {
+        // A sealed segment does not need its tails: what cannot be read proves nothing, that is all.
+        logs.entry(timeline).or_default().prove(mark.ok().flatten());
+    }
 }
 
 enum Followed {
@@ -204,7 +230,7 @@ async fn follow(
     const ATTEMPTS: u32 = 3;
     let mut attempt = 1;
     loop {
-        let error = match chain::follow(store, lineage, &id.name(size)).await {
+        let error = match chain::follow_whole(store, lineage, &id.name(size)).await {
             Ok(chain) => return Ok(Followed::Chain(chain)),
             Err(error) => error,
         };

@@ -181,7 +181,7 @@ async fn read_tails(
     lineage: Lineage,
     segment: &str,
 ) -> Result<Bytes, ArchiveError> {
-    let chain = chain::follow(store, lineage, segment).await?;
+    let chain = chain::follow_whole(store, lineage, segment).await?;
     Ok(chain::read_raw(store, segment, &chain).await?.0.into())
 }
 

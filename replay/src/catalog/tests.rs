@@ -1,11 +1,12 @@
 //! What the catalog says of small archives.
 
-use super::{CatalogError, LogRange};
+use super::{Catalog, CatalogError, LogRange};
 use crate::fixture::{Archive, LINEAGE, ONE, Wal, at, sealed, size, whole};
 use crate::plan::{PlannedSegment, Source};
 use proto::archive::layout::SegmentName;
 use proto::postgres::lsn::{Lsn, SegmentId, Timeline};
 use proto::segment::Hash;
+use proto::store::fault::{FaultStore, Op};
 
 fn id(number: u64) -> SegmentId {
     SegmentId { timeline: ONE, number }
@@ -286,4 +287,57 @@ async fn the_log_of_a_real_server_ends_with_its_last_record() {
     let found = catalog.end_of(&catalog.path(), ranges[0]).await.expect("readable");
     assert_eq!(found.last_record.map(|record| record.end), Some(end));
     assert_eq!(found.last_commit.map(|commit| commit.end), Some(end));
+}
+
+/// The chain of a slow database's open segment: `count` tails of a few bytes, and a watermark.
+async fn many_tails(count: usize) -> (Archive, Wal) {
+    let archive = Archive::begun(2).await;
+    let mut wal = Wal::new(ONE, 2);
+    let start = wal.position();
+    wal.commit(100, at(10));
+    let stop = wal.position();
+    wal.noise(60_000);
+    wal.commit(101, at(20));
+    archive.base("20261120T140011Z", start, stop, at(11)).await;
+    let raw = wal.segment(2).to_vec();
+    let pieces: Vec<&[u8]> = raw.chunks(raw.len().div_ceil(count)).collect();
+    assert_eq!(pieces.len(), count);
+    archive.tails(id(2), &pieces, Hash::NONE, Some(at(120))).await;
+    (archive, wal)
+}
+
+#[tokio::test]
+async fn an_archive_is_opened_with_one_request_for_each_object_of_its_open_chain() {
+    let count = 200;
+    let (archive, wal) = many_tails(count).await;
+    let (store, calls) = FaultStore::new(archive.store.clone(), 1);
+    let catalog = Catalog::read(store, None).await.expect("an archive");
+    let path = catalog.path();
+    let windows = catalog.windows(&path).await.expect("readable");
+    assert_eq!((windows[0].to, windows[0].to_lsn), (at(118), wal.position()));
+    let end = catalog.end_of(&path, catalog.ranges(&path)[0]).await.expect("readable");
+    assert_eq!(end.last_commit.map(|commit| commit.time), Some(at(20)));
+    // The tails and the watermark; identity and base.
+    assert_eq!(calls.calls(Op::Get), count as u64 + 1 + 2);
+}
+
+#[tokio::test]
+async fn a_damaged_tail_that_is_read_once_is_found_still() {
+    let (archive, _) = many_tails(20).await;
+    // Behind the header: its bytes.
+    let header = usize::try_from(proto::segment::TAIL_HEADER_LEN).expect("small");
+    archive.damage(&LINEAGE.tail(&id(2).name(size()), 7), header + 20);
+    let catalog = archive.catalog().await;
+    assert!(catalog.raw(id(2)).await.is_err(), "served");
+}
+
+#[tokio::test]
+async fn the_watermark_of_a_sealed_segment_is_found_in_its_newest_tails() {
+    let (archive, mut wal) = many_tails(100).await;
+    wal.switch();
+    archive.seal(id(2), wal.segment(2), Hash::NONE).await;
+    let (store, calls) = FaultStore::new(archive.store.clone(), 1);
+    let catalog = Catalog::read(store, None).await.expect("an archive");
+    assert_eq!(catalog.logs[&ONE].watermark.map(|mark| mark.clock), Some(at(120)));
+    assert!(calls.calls(Op::Get) <= 2 + 8, "{} reads", calls.calls(Op::Get));
 }

@@ -34,7 +34,7 @@ pub async fn find_end(
     let open = open_segment(store, lineage, identity, timeline).await?;
     let size = identity.segment_bytes;
     let name = open.name(size);
-    let chain = chain::follow(store, lineage, &name).await?;
+    let chain = chain::follow_whole(store, lineage, &name).await?;
     let (mut raw, _) = chain::read_raw(store, &name, &chain).await?;
     // Killed between a timeline's end and the next one's first byte: its last segment is sealed
     // already, perhaps with more than the tails hold.

@@ -62,6 +62,7 @@ impl Catalog {
             logs,
             damage,
             cache,
+            searched: super::search::Searched::default(),
         })
     }
 }

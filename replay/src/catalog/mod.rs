@@ -13,6 +13,7 @@ pub mod read;
 mod end;
 mod index;
 mod reindex;
+mod search;
 mod view;
 
 pub use end::{Commit, LogEnd, Window};
@@ -22,6 +23,7 @@ pub use log::{Stored, TimelineLog};
 pub use path::{Located, LogPath, LogRange};
 pub use patient::PatientStore;
 pub use reindex::Reindexed;
+pub use search::Searching;
 pub use view::ArchiveView;
 
 use std::collections::BTreeMap;
@@ -54,6 +56,7 @@ pub struct Catalog {
     /// What was found damaged on the way.
     pub damage: Vec<Damage>,
     cache: read::Cache,
+    searched: search::Searched,
 }
 
 /// A base with its `complete.json`.

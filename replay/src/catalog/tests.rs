@@ -1,6 +1,9 @@
 //! What the catalog says of small archives.
 
-use super::{Catalog, CatalogError, LogRange};
+use std::sync::{Arc, Mutex};
+
+use super::{Catalog, CatalogError, LogRange, Searching};
+use crate::find::{LogView, Request, Target, resolve};
 use crate::fixture::{Archive, LINEAGE, ONE, Wal, at, sealed, size, whole};
 use crate::plan::{PlannedSegment, Source};
 use proto::archive::layout::SegmentName;
@@ -188,7 +191,6 @@ async fn a_place_without_an_archive_is_said_to_be_one() {
 
 #[tokio::test]
 async fn indexes_are_made_once_and_answer_as_the_log_does() {
-    use crate::find::LogView;
     let (archive, _) = whole().await;
     let catalog = archive.catalog().await;
     let before = catalog.view(catalog.path(), |_| true).await.expect("readable");
@@ -214,7 +216,6 @@ async fn indexes_are_made_once_and_answer_as_the_log_does() {
 
 #[tokio::test]
 async fn an_event_that_spans_segments_belongs_to_the_one_in_which_it_ends() {
-    use crate::find::LogView;
     let archive = Archive::begun(2).await;
     let mut wal = Wal::new(ONE, 2);
     wal.commit(100, at(10));
@@ -340,4 +341,26 @@ async fn the_watermark_of_a_sealed_segment_is_found_in_its_newest_tails() {
     let catalog = Catalog::read(store, None).await.expect("an archive");
     assert_eq!(catalog.logs[&ONE].watermark.map(|mark| mark.clock), Some(at(120)));
     assert!(calls.calls(Op::Get) <= 2 + 8, "{} reads", calls.calls(Op::Get));
+}
+
+#[tokio::test]
+async fn what_a_search_reads_for_want_of_an_index_is_told_and_read_for_its_times_once() {
+    let (archive, _) = whole().await;
+    let mut catalog = archive.catalog().await;
+    let told: Arc<Mutex<Vec<Searching>>> = Arc::default();
+    let heard = told.clone();
+    catalog.on_search(move |search| heard.lock().expect("no holder panics").push(search));
+    let target = Target::Time(at(35));
+    let request = Request { target, exclusive: false, candidate: None };
+    for round in 0..2 {
+        let view = catalog.view(catalog.path(), |_| true).await.expect("readable");
+        let known = view.segments().iter().filter(|piece| piece.ends.is_some()).count();
+        assert_eq!(known, if round == 0 { 0 } else { 5 }, "round {round}");
+        resolve(&view, &request).await.expect("restorable");
+    }
+    let told = told.lock().expect("no holder panics");
+    assert_eq!(told.len(), 5, "each once: {told:?}");
+    assert!(told.iter().all(|search| (search.unindexed, search.segments) == (5, 5)));
+    let last = told.last().expect("told");
+    assert_eq!(last.done, last.total);
 }

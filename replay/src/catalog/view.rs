@@ -128,7 +128,7 @@ impl Catalog {
                     let whole = piece_from == start && until.since(start).0 == summary.raw_len;
                     whole && summary.head != Head::Unknown
                 });
-                pieces.push(SegmentSummary {
+                let mut piece = SegmentSummary {
                     timeline: located.id.timeline,
                     number,
                     from: piece_from,
@@ -136,7 +136,9 @@ impl Catalog {
                     ends: summary.map(|summary| summary.ends),
                     restore_points: summary.and_then(|summary| restore_points(&summary.marks)),
                     anomalies: summary.map_or(0, |summary| summary.anomalies),
-                });
+                };
+                piece.ends = piece.ends.or_else(|| self.searched.ends(&piece));
+                pieces.push(piece);
             }
         }
         pieces
@@ -166,7 +168,8 @@ fn summary_of(base: &Base) -> BaseSummary {
 impl ArchiveView<'_> {
     /// The marks of a piece from its index; `None` when it has none.
     pub(crate) fn marks(&self, piece: &SegmentSummary) -> Option<&[Mark]> {
-        piece.ends?;
+        // Times alone may also be known from an earlier search.
+        piece.restore_points.as_ref()?;
         let marks = &self.summaries.get(&piece.number)?.marks;
         (marks.len() < MARKS_MAX).then_some(marks)
     }
@@ -257,7 +260,10 @@ impl LogView for ArchiveView<'_> {
         }
         let (start, bytes) = self.run_up(at).await?;
         let raw = bytes.iter().map(|bytes| &bytes[..]);
-        Ok(events_in(raw, start, size, (segment.from, segment.until)))
+        let events = events_in(raw, start, size, (segment.from, segment.until));
+        let indexed = |piece: &SegmentSummary| self.summaries.contains_key(&piece.number);
+        self.catalog.searched.decoded(&self.pieces[at], &events, &self.pieces, indexed);
+        Ok(events)
     }
 
     async fn record_from(&self, lsn: Lsn) -> Result<Option<Span>, CatalogError> {

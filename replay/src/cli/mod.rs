@@ -20,12 +20,14 @@ pub use error::{CliError, Code, Exit};
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use proto::cli::{LogFormat, Parsed, Program, emit, fail};
 use proto::clock::{Clock, SystemClock};
 
 use crate::catalog::Catalog;
 use crate::fetch::{WORK_FOLDER, command};
+use crate::target::progress;
 use interrupt::interruptible;
 
 /// What a command has to say, and how it ended.
@@ -107,6 +109,24 @@ async fn execute(cli: Cli) -> Result<Outcome, CliError> {
 impl Context {
     pub async fn catalog(&self) -> Result<Catalog, CliError> {
         Ok(Catalog::open(self.archive()?, self.global.lineage).await?)
+    }
+
+    /// The same for a search in it: what it must read for want of an index is told.
+    pub async fn searchable(&self) -> Result<Catalog, CliError> {
+        let mut catalog = self.catalog().await?;
+        let (progress, begun) = (progress::for_stderr(), AtomicBool::new(false));
+        catalog.on_search(move |search| {
+            if !begun.swap(true, Ordering::Relaxed) {
+                progress.say(&format!(
+                    "{} of {} segments have no index: those that the search comes by are read, \
+                     {} at most; `pitr reindex` makes the index once for all",
+                    search.unindexed, search.segments, search.total
+                ));
+                progress.begin("search", Some(search.total));
+            }
+            progress.done(search.done, "");
+        });
+        Ok(catalog)
     }
 
     fn archive(&self) -> Result<&str, CliError> {

@@ -35,7 +35,7 @@ pub(super) async fn run(context: &Context, args: &TargetArgs) -> Result<Outcome,
 
 /// The plan for what is wanted.
 pub(super) async fn planned(context: &Context, wanted: &Wanted) -> Result<Plan, CliError> {
-    let catalog = context.catalog().await?;
+    let catalog = context.searchable().await?;
     Ok(make(&catalog, wanted, context.now()).await?)
 }
 

@@ -48,7 +48,7 @@ async fn planned(
     wanted: &Wanted,
     into: Option<&Path>,
 ) -> Result<Plan, CliError> {
-    let catalog = context.catalog().await?;
+    let catalog = context.searchable().await?;
     match into.and_then(|into| begun_before(into, &catalog.address(), &wanted.asked)) {
         Some(plan) => Ok(plan),
         None => Ok(make(&catalog, wanted, context.now()).await?),

@@ -118,7 +118,8 @@ impl<'v> Log<'v> {
     }
 }
 
-fn ends_of(events: &[Event]) -> Ends {
+/// What an index would say of a piece with these events.
+pub(crate) fn ends_of(events: &[Event]) -> Ends {
     let mut all = Ends::default();
     for event in events {
         let Meaning::Transaction(t) = &event.meaning else { continue };

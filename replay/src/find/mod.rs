@@ -15,6 +15,7 @@ mod time;
 mod point;
 
 pub use crate::catalog::Commit;
+pub(crate) use log::ends_of;
 pub use ranges::{Window, windows};
 pub use refusal::{FindError, Moment, Nearest, Refusal};
 pub use view::{BaseSummary, Gap, LogView, SegmentSummary};
@@ -27,7 +28,7 @@ use proto::postgres::transaction::Meaning;
 use proto::timestamp::Timestamp;
 
 use log::Log;
-use ranges::windows_of;
+use ranges::is_restorable;
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,10 +109,10 @@ pub async fn resolve(view: &dyn LogView, request: &Request) -> Result<Resolved, 
     if view.end().is_none() || view.segments().is_empty() {
         return Err(Refusal::NoLog.into());
     }
-    let mut log = Log::new(view);
-    if windows_of(&mut log).await?.is_empty() {
+    if !is_restorable(view) {
         return Err(Refusal::NoBase.into());
     }
+    let mut log = Log::new(view);
     match &request.target {
         Target::Time(time) => time::resolve(&mut log, *time, request).await,
         Target::Lsn(lsn) => point::resolve_lsn(&mut log, *lsn, request).await,

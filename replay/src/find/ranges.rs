@@ -32,16 +32,36 @@ pub async fn windows(view: &dyn LogView) -> Result<Vec<Window>, CatalogError> {
     windows_of(&mut Log::new(view)).await
 }
 
-pub(super) async fn windows_of(log: &mut Log<'_>) -> Result<Vec<Window>, CatalogError> {
-    let mut found = Vec::new();
-    let ranges = ranges(log.view);
-    let whole = log.view.end().map(|end| end.end);
-    for (at, range) in ranges.iter().enumerate() {
+/// Whether there is any window: without looking at what was committed in it, which without an index
+/// means reading all of it.
+pub(super) fn is_restorable(view: &dyn LogView) -> bool {
+    !stretches(view).is_empty()
+}
+
+/// A range with its end and the base that opens a window in it.
+struct Stretch<'v> {
+    range: Range,
+    to: Lsn,
+    base: &'v BaseSummary,
+    last: bool,
+}
+
+fn stretches(view: &dyn LogView) -> Vec<Stretch<'_>> {
+    let ranges = ranges(view);
+    let whole = view.end().map(|end| end.end);
+    let stretch = |(at, range): (usize, &Range)| {
         let last = at + 1 == ranges.len();
         let to = if last { whole.unwrap_or(range.to).min(range.to) } else { range.to };
-        let bases = log.view.bases().iter();
-        let usable = bases.filter(|base| range.holds(base) && base.stop <= to);
-        let Some(base) = usable.min_by_key(|base| base.stop) else { continue };
+        let usable = view.bases().iter().filter(|base| range.holds(base) && base.stop <= to);
+        let base = usable.min_by_key(|base| base.stop)?;
+        Some(Stretch { range: *range, to, base, last })
+    };
+    ranges.iter().enumerate().filter_map(stretch).collect()
+}
+
+pub(super) async fn windows_of(log: &mut Log<'_>) -> Result<Vec<Window>, CatalogError> {
+    let mut found = Vec::new();
+    for Stretch { range, to, base, last } in stretches(log.view) {
         let mut latest = Some(base.finished);
         for piece in range.pieces.0..range.pieces.1 {
             latest = latest.max(log.ends(piece).await?.times.map(|(_, high)| high));

@@ -337,3 +337,19 @@ proptest! {
         }
     }
 }
+
+/// Only a time, a number or a name can stand anywhere; where the end and a position lie is known.
+#[test]
+fn the_end_and_a_position_are_found_without_an_index_by_reading_only_where_they_lie() {
+    let view = quiet(1600).commit(10, 10.0).commit(800, 20.0).commit(1590, 30.0);
+    for (target, most) in [(Target::Latest, 2), (Target::Lsn(record(800).start), 60)] {
+        view.read.lock().expect("no holder panics").clear();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let found = runtime.block_on(resolve(&view, &request(target.clone())));
+        assert!(found.is_ok(), "{target:?}");
+        let mut read = view.read.lock().expect("no holder panics").clone();
+        read.sort_unstable();
+        read.dedup();
+        assert!(read.len() <= most, "{target:?} of {} pieces: {read:?}", view.pieces.len());
+    }
+}

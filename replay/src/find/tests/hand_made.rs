@@ -1,5 +1,7 @@
 //! A log made by hand: every record is 16 bytes long, every piece 256.
 
+use std::sync::{Arc, Mutex};
+
 use async_trait::async_trait;
 use proto::archive::index::Ends;
 use proto::postgres::transaction::{End, Transaction};
@@ -25,6 +27,8 @@ pub(super) struct HandMade {
     pub(super) watermark: Option<Timestamp>,
     pub(super) gaps: Vec<Gap>,
     pub(super) bases: Vec<BaseSummary>,
+    /// The pieces that were read, each time that one was.
+    pub(super) read: Arc<Mutex<Vec<u64>>>,
 }
 
 #[async_trait]
@@ -39,6 +43,7 @@ impl LogView for HandMade {
 
     async fn events(&self, piece: &SegmentSummary) -> Result<Vec<Event>, CatalogError> {
         let inside = |e: &&Event| e.end > piece.from && e.end <= piece.until;
+        self.read.lock().expect("no holder panics").push(piece.number);
         Ok(self.events.iter().filter(inside).cloned().collect())
     }
 
@@ -96,6 +101,7 @@ pub(super) fn quiet(records: u64) -> HandMade {
         watermark: None,
         gaps: Vec::new(),
         bases: vec![base("first", 1, 4, -10.0, 0.0)],
+        read: Arc::default(),
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use super::{Catalog, CatalogError, LogRange, Searching};
 use crate::find::{LogView, Request, Target, resolve};
-use crate::fixture::{Archive, LINEAGE, ONE, Wal, at, sealed, size, whole};
+use crate::fixture::{Archive, LINEAGE, ONE, Wal, at, promoted, sealed, size, whole};
 use crate::plan::{PlannedSegment, Source};
 use proto::archive::layout::SegmentName;
 use proto::postgres::lsn::{Lsn, SegmentId, Timeline};
@@ -53,22 +53,7 @@ async fn a_missing_segment_and_a_recorded_gap_split_the_log() {
 
 #[tokio::test]
 async fn a_branch_point_s_segment_comes_from_the_child() {
-    let archive = Archive::begun(2).await;
-    let mut parent = Wal::new(ONE, 2);
-    parent.commit(100, at(10));
-    parent.switch();
-    parent.commit(101, at(20));
-    let branch = parent.position();
-    let mut child = parent.branch(Timeline(2), branch);
-    parent.commit(102, at(30));
-    child.commit(103, at(31));
-    let first = archive.seal(id(2), parent.segment(2), Hash::NONE).await;
-    archive.seal(id(3), parent.segment(3), first).await;
-    let text = format!("1\t{branch}\tno recovery target specified\n");
-    archive.history(Timeline(2), &text).await;
-    let on_child = SegmentId { timeline: Timeline(2), number: 3 };
-    archive.tails(on_child, &[child.segment(3)], first, None).await;
-
+    let (archive, parent, child) = promoted("20261120T140011Z").await;
     let catalog = archive.catalog().await;
     assert_eq!(catalog.timeline(), Timeline(2));
     let path = catalog.path();

@@ -2,7 +2,7 @@
 
 use super::{Answer, Plan, PlanError, Source, Wanted, make};
 use crate::find::{Refusal, Request, Target};
-use crate::fixture::{Archive, ONE, Wal, at, sealed, size, whole};
+use crate::fixture::{Archive, ONE, Wal, at, promoted, sealed, size, whole};
 use proto::archive::base::DamagedPage;
 use proto::postgres::lsn::{Lsn, SegmentId, Timeline};
 use proto::segment::Hash;
@@ -159,24 +159,7 @@ async fn a_damaged_base_is_taken_only_when_it_is_asked_for() {
 
 #[tokio::test]
 async fn a_plan_across_a_promotion_names_the_timelines_numerically() {
-    let archive = Archive::begun(2).await;
-    let mut parent = Wal::new(ONE, 2);
-    parent.commit(100, at(10));
-    let stop = parent.position();
-    archive.base(BASE, size().start_of(2), stop, at(11)).await;
-    parent.switch();
-    parent.commit(101, at(20));
-    let branch = parent.position();
-    let mut child = parent.branch(Timeline(2), branch);
-    parent.commit(102, at(30));
-    child.commit(103, at(31));
-    let id = |number| SegmentId { timeline: ONE, number };
-    let first = archive.seal(id(2), parent.segment(2), Hash::NONE).await;
-    archive.seal(id(3), parent.segment(3), first).await;
-    archive.history(Timeline(2), &format!("1\t{branch}\tno recovery target specified\n")).await;
-    let on_child = SegmentId { timeline: Timeline(2), number: 3 };
-    archive.tails(on_child, &[child.segment(3)], first, None).await;
-
+    let (archive, _, _) = promoted(BASE).await;
     let newest = plan(&archive, &wanted(Target::Latest)).await.expect("a plan");
     assert_eq!(newest.target.timeline, Timeline(2));
     assert_eq!(newest.target.last_kept.and_then(|commit| commit.xid), Some(103));

@@ -95,16 +95,22 @@ fn a_server_stops_at_once_while_the_store_is_away() -> Result<()> {
     assert_nothing_early("the store away", &cluster, &mut pitrd, &archive, back)
 }
 
-#[test]
-fn a_server_stops_at_once_while_the_source_is_held() -> Result<()> {
+/// A sidecar that is held as soon as its store has missed 64 MiB.
+fn with_a_small_spool(name: &str) -> Result<(Cluster, Seaweed, Archive, Pitrd)> {
     let cluster = cluster(scope::newest_postgres())?;
     let seaweed = Seaweed::start_new()?;
-    let archive = Archive::on_s3(&seaweed, "held");
+    let archive = Archive::on_s3(&seaweed, name);
     let mut pitrd = Pitrd::builder(&cluster.replication_url(), archive.url())
         .args(["--no-base", "--spool-max", "64MiB", "--compression", "none"])
         .envs(archive.environment())
         .start()?;
     pitrd.wait_state("streaming", &Deadline::seconds(60))?;
+    Ok((cluster, seaweed, archive, pitrd))
+}
+
+#[test]
+fn a_server_stops_at_once_while_the_source_is_held() -> Result<()> {
+    let (cluster, seaweed, archive, mut pitrd) = with_a_small_spool("held")?;
     cluster.add_rows(10)?;
     let durable = pitrd.wait_caught_up(&cluster)?;
     seaweed.kill9()?;
@@ -123,14 +129,7 @@ fn a_server_stops_at_once_while_the_source_is_held() -> Result<()> {
 
 #[test]
 fn a_held_source_is_let_in_again_when_the_spool_has_room() -> Result<()> {
-    let cluster = cluster(scope::newest_postgres())?;
-    let seaweed = Seaweed::start_new()?;
-    let archive = Archive::on_s3(&seaweed, "room");
-    let mut pitrd = Pitrd::builder(&cluster.replication_url(), archive.url())
-        .args(["--no-base", "--spool-max", "64MiB", "--compression", "none"])
-        .envs(archive.environment())
-        .start()?;
-    pitrd.wait_state("streaming", &Deadline::seconds(60))?;
+    let (cluster, seaweed, archive, mut pitrd) = with_a_small_spool("room")?;
     pitrd.wait_caught_up(&cluster)?;
     seaweed.pause()?;
     let target: Lsn = cluster.fill_log(110)?;

@@ -204,10 +204,11 @@ fn on_small_disk(builder: PitrdBuilder, spool: &Path, mebibytes: u32) -> PitrdBu
         .under(["unshare", root, "sh", "-c", &script, "sh"])
 }
 
-#[test]
-fn a_full_disk_holds_the_source_with_one_message_and_heals_by_itself() -> Result<()> {
-    let cluster = cluster()?;
-    let archive = Archive::in_folder()?;
+/// A sidecar whose spool has 80 MiB, and the file that takes them from it.
+fn streaming_onto_a_small_disk(
+    cluster: &Cluster,
+    archive: &Archive,
+) -> Result<(Pitrd, PathBuf, tests::scratch::Folder)> {
     let folder = tests::scratch::Folder::new("small")?;
     let spool = folder.sub("spool")?;
     let builder = Pitrd::builder(&cluster.replication_url(), archive.url()).args([
@@ -219,10 +220,17 @@ fn a_full_disk_holds_the_source_with_one_message_and_heals_by_itself() -> Result
     ]);
     let mut pitrd = on_small_disk(builder, &spool, 80).start()?;
     pitrd.wait_state("streaming", &Deadline::seconds(60))?;
-    pitrd.wait_caught_up(&cluster)?;
+    pitrd.wait_caught_up(cluster)?;
     // Its own view of the folder is reached through its process.
     let inside = PathBuf::from(format!("/proc/{}/root{}", pitrd.pid()?, spool.display()));
-    let filler = inside.join("filler");
+    Ok((pitrd, inside.join("filler"), folder))
+}
+
+#[test]
+fn a_full_disk_holds_the_source_with_one_message_and_heals_by_itself() -> Result<()> {
+    let cluster = cluster()?;
+    let archive = Archive::in_folder()?;
+    let (mut pitrd, filler, _folder) = streaming_onto_a_small_disk(&cluster, &archive)?;
     std::fs::write(&filler, vec![1; 60 << 20])?;
     let target = cluster.fill_log(30)?;
     pitrd.wait_state("held", &Deadline::seconds(60))?;
@@ -244,20 +252,7 @@ fn a_full_disk_holds_the_source_with_one_message_and_heals_by_itself() -> Result
 fn a_disk_that_is_full_from_one_moment_to_the_next_loses_nothing() -> Result<()> {
     let cluster = cluster()?;
     let archive = Archive::in_folder()?;
-    let folder = tests::scratch::Folder::new("small")?;
-    let spool = folder.sub("spool")?;
-    let builder = Pitrd::builder(&cluster.replication_url(), archive.url()).args([
-        "--no-base",
-        "--flush",
-        "50ms",
-        "--compression",
-        "none",
-    ]);
-    let mut pitrd = on_small_disk(builder, &spool, 80).start()?;
-    pitrd.wait_state("streaming", &Deadline::seconds(60))?;
-    pitrd.wait_caught_up(&cluster)?;
-    let inside = PathBuf::from(format!("/proc/{}/root{}", pitrd.pid()?, spool.display()));
-    let filler = inside.join("filler");
+    let (mut pitrd, filler, _folder) = streaming_onto_a_small_disk(&cluster, &archive)?;
     // Writes until nothing is left, and fails for that reason.
     let full = std::fs::write(&filler, vec![1; 90 << 20]);
     ensure!(full.is_err(), "the disk took it all");

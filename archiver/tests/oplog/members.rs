@@ -1,9 +1,12 @@
 //! Elections, kills, frozen members, a rollback: whoever is the primary, the log is one.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use bson::{Bson, Document, doc};
 use tests::mongod::{Load, Node, ReplicaSet};
 use tests::scope::scale;
+use tests::tcp_proxy::{Behaviour, TcpProxy};
 use tests::wait::{self, Deadline};
 
 use crate::common::{Follower, more, newest};
@@ -61,6 +64,41 @@ async fn a_set_that_restarts_under_us_is_followed_again() -> Result<()> {
     follower.reach(newest(set.primary()?).await?).await?;
     let follower = follower.stop().await?;
     follower.assert_is_oplog_of(set.primary()?)?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_network_that_cuts_swallows_or_delays_loses_nothing() -> Result<()> {
+    let set = ReplicaSet::single()?;
+    let proxy = TcpProxy::start(set.nodes()[0].port())?;
+    let url = format!("mongodb://127.0.0.1:{}/?directConnection=true", proxy.port());
+    let mut follower = Follower::start(&url).await?;
+    let load = Load::start(&set, 2)?;
+    let faults = [
+        Behaviour::Cut,
+        Behaviour::CutAfterDown(200_000),
+        Behaviour::Latency(Duration::from_millis(30)),
+        Behaviour::Blackhole,
+    ];
+    for fault in faults {
+        proxy.set(fault);
+        more(&load, 100)?;
+        if fault == Behaviour::Blackhole {
+            // Nothing tells of it but silence: it is given up by our own patience.
+            let connections = proxy.connections();
+            wait::until(&Deadline::seconds(180), "another connection", || {
+                Ok((proxy.connections() > connections).then_some(()))
+            })?;
+        }
+        proxy.set(Behaviour::Pass);
+        follower.reach(newest(set.primary()?).await?).await?;
+    }
+    load.stop();
+    assert!(proxy.faults() > 3, "{}", proxy.faults());
+    follower.reach(newest(set.primary()?).await?).await?;
+    let follower = follower.stop().await?;
+    assert!(follower.assert_is_oplog_of(set.primary()?)? > 400);
+    assert_eq!(follower.taken.lock().expect("nobody panics").gaps, []);
     Ok(())
 }
 

@@ -8,6 +8,7 @@ mod control;
 mod ask;
 mod set;
 mod load;
+mod archived;
 
 use std::path::{Path, PathBuf};
 use std::process::Child;
@@ -15,6 +16,7 @@ use std::sync::Mutex;
 
 use ::mongodb::Client;
 
+pub use archived::ArchivedOplog;
 pub use builder::Builder;
 pub use load::{Load, Written};
 pub use runtime::blocking;

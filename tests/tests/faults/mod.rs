@@ -1,6 +1,7 @@
 //! What goes wrong: kills, stores that are away, full disks, writers that were thought dead.
 
 mod kills;
+mod oplog_kills;
 mod store_away;
 mod shutdown;
 mod spool;

@@ -5,6 +5,7 @@ mod by_hand;
 mod restore;
 mod capture_equality;
 mod capture_quiet;
+pub(crate) mod oplog_capture;
 mod targets_kinds;
 mod targets_clock;
 mod odd_tools;

@@ -20,7 +20,7 @@ pub(super) const OPLOG: &str = "oplog.rs";
 /// How long the server waits for something new before it answers with nothing.
 const AWAIT: Duration = Duration::from_millis(500);
 /// How long one answer may take: a server that has much to read from its disk is slow.
-const PATIENCE: Duration = Duration::from_secs(45);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How many empty answers a member that lags behind us is given before another is asked.
 const BEHIND_MAX: u32 = 20;
 

@@ -49,6 +49,11 @@ fn describe() {
     describe_gauge!("pitr_received_position", Unit::Bytes, "End of what was received");
     describe_gauge!("pitr_source_position", Unit::Bytes, "End of the server's log as it told");
     describe_gauge!("pitr_epoch", "Timeline of the durable position");
+    describe_gauge!(
+        "pitr_oplog_window_seconds",
+        Unit::Seconds,
+        "MongoDB: how far in front of the oldest entry of the oplog the received position stands"
+    );
     describe_gauge!("pitr_spool_bytes", Unit::Bytes, "Bytes on the spool's disk");
     describe_gauge!("pitr_spool_limit_bytes", Unit::Bytes, "spool-max");
     describe_gauge!("pitr_archiver_state", "1 for the state the sidecar is in");

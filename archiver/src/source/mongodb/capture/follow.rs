@@ -11,7 +11,7 @@ use super::{Capture, CaptureError, Next};
 use crate::ring::Item;
 use crate::source::mongodb::set::identity;
 use crate::source::mongodb::tail::{Batch, From, Tail};
-use crate::source::mongodb::{Error, Hello, Member, ReplicaSet};
+use crate::source::mongodb::{Error, Hello, Member, ReplicaSet, start};
 use crate::watch::state::Phase;
 
 /// A ring that stays full for so long is a disk that stands still: the source is held.
@@ -22,6 +22,10 @@ const MARK_EVERY: Duration = Duration::from_secs(1);
 const NOOPS_EVERY: Duration = Duration::from_secs(60);
 /// Further behind than this, and the state says so.
 const CATCHING_UP_SECONDS: u32 = 5;
+/// How often a member is asked how far back its oplog goes.
+const WINDOW_EVERY: Duration = Duration::from_secs(10);
+/// While catching up with less than this in front of what the member removes, log may be lost.
+const WINDOW_LOW_SECONDS: u32 = 600;
 /// What clocks and commits of the set may lag behind each other.
 const MARGIN_MS: u32 = 2_000;
 
@@ -29,6 +33,7 @@ const MARGIN_MS: u32 = 2_000;
 struct Pulse {
     marked: Instant,
     released: Instant,
+    windowed: Instant,
 }
 
 impl Capture {
@@ -81,7 +86,8 @@ impl Capture {
         let begin = self.packer.last().map_or(self.packer.next(), |last| last.begin);
         self.ring.push(Item::Resume { from: begin })?;
         let now = Instant::now();
-        let mut pulse = Pulse { marked: now - MARK_EVERY, released: now };
+        let mut pulse =
+            Pulse { marked: now - MARK_EVERY, released: now, windowed: now - WINDOW_EVERY };
         let mut proved = self.packer.last().is_none();
         let mut batch = first;
         loop {
@@ -151,6 +157,10 @@ impl Capture {
             hello = member.hello() => hello?,
         };
         self.tell(&hello);
+        if now >= pulse.windowed + WINDOW_EVERY {
+            pulse.windowed = now;
+            self.watch_window(member).await;
+        }
         if now >= pulse.released + NOOPS_EVERY {
             pulse.released = now;
             self.packer.release();
@@ -168,6 +178,28 @@ impl Capture {
         let behind = hello.majority.ts.seconds().saturating_sub(seen);
         let phase = if behind > CATCHING_UP_SECONDS { Phase::CatchingUp } else { Phase::Streaming };
         state.enter(phase);
+    }
+
+    /// Nothing holds an oplog for us: how long the member keeps what comes next is the time that a
+    /// sidecar may be away.
+    async fn watch_window(&mut self, member: &Member) {
+        let Some(last) = self.packer.last() else { return };
+        // Only looked at: the stream itself finds out when something is gone.
+        let Ok(oldest) = start::oldest(member).await else { return };
+        let window = last.at.ts.seconds().saturating_sub(oldest.ts.seconds());
+        metrics::gauge!("pitr_oplog_window_seconds").set(f64::from(window));
+        let behind = self.setup.state.phase() == Phase::CatchingUp;
+        if behind
+            && window < WINDOW_LOW_SECONDS
+            && let Some(kept_back) = self.repeat.tell("window".to_owned())
+        {
+            tracing::error!(
+                member = member.name(),
+                window_seconds = window,
+                kept_back,
+                "OPLOG WINDOW UNDER PRESSURE: catching up, and what comes next is soon removed from the oplog; make the oplog larger (replSetResizeOplog)"
+            );
+        }
     }
 
     /// Everything that the set had committed at some time of its own clock has been handed on. The

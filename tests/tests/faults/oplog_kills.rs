@@ -6,22 +6,11 @@ use anyhow::{Result, ensure};
 use rand::Rng;
 use tests::archive::Archive;
 use tests::mongod::{Load, ReplicaSet};
-use tests::programs::Pitrd;
 use tests::scope;
 use tests::wait::Deadline;
 
+use super::kills::await_flow;
 use crate::flow::oplog_capture::{await_archived, more, pitrd};
-
-/// Waits until bytes flow: the sidecar has received more than a moment ago.
-fn await_flow(pitrd: &mut Pitrd) -> Result<()> {
-    let mut last = None;
-    pitrd.wait_for_metrics("bytes to flow", &Deadline::seconds(120), |metrics| {
-        let now = metrics.sum("pitr_received_position");
-        let flows = last.is_some() && now.is_some() && now > last;
-        last = now.or(last);
-        flows
-    })
-}
 
 #[test]
 fn nothing_of_an_oplog_is_lost_by_kills_at_random_moments() -> Result<()> {

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use proto::archive::base::Complete;
 use proto::archive::identity::{FORMAT_VERSION, Identity};
 use proto::archive::layout::{Lineage, OPLOG_EPOCH, mongodb_first};
 use proto::archive::{ArchiveError, chain};
@@ -21,13 +22,15 @@ use proto::timestamp::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::{Ground, LastTail, Opened, PipelineError, Running, Settings, start};
+use crate::base::schedule::Due;
+use crate::base::{BaseError, BaseOptions};
 use crate::ring::Item;
 use crate::seal::SegmentIndexer;
 use crate::ship::AckFrom;
 use crate::ship::chained;
 use crate::ship::health::Health;
 use crate::ship::resume::{End, take_writer};
-use crate::source::{Bases, Beside, CaptureStart, Goal, Source};
+use crate::source::{Asked, Bases, Beside, CaptureStart, Goal, Source};
 use crate::spool::{OplogSegments, Segmenter, Slot, SpoolLevel};
 use crate::watch::lag::CommitTimes;
 
@@ -123,6 +126,16 @@ impl SegmentIndexer for Nothing {
 }
 
 #[async_trait]
+impl Bases for Nothing {
+    async fn due(&self, _asked: Asked) -> Result<Due, ArchiveError> {
+        Ok(Due::Never)
+    }
+    async fn take(&self, _options: &BaseOptions) -> Result<Complete, BaseError> {
+        Err(BaseError::CompressorGone)
+    }
+}
+
+#[async_trait]
 impl Source for ByHand {
     async fn open(&self, _ground: &Ground, _new: bool) -> Result<Opened, PipelineError> {
         Ok(opened())
@@ -157,8 +170,8 @@ impl Source for ByHand {
     fn capture(&self, start: CaptureStart) -> BoxFuture<'static, Result<(), PipelineError>> {
         self.clone().send(start).boxed()
     }
-    fn bases(&self, _beside: Beside) -> Option<Arc<dyn Bases>> {
-        None
+    fn bases(&self, _beside: Beside) -> Arc<dyn Bases> {
+        Arc::new(Nothing)
     }
 }
 

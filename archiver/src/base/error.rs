@@ -1,6 +1,7 @@
 //! What can go wrong with a base, and whether another attempt may go better.
 
 use proto::archive::ArchiveError;
+use proto::mongodb::{OpTime, OplogTs};
 use proto::postgres::lsn::{Lsn, Timeline};
 use proto::segment::SegmentError;
 use proto::store::{self, Key, StoreError};
@@ -82,6 +83,10 @@ pub enum LogError {
     Gap { from: Lsn, to: Lsn, reason: String },
     #[error("the log stood still at {reached} for {} s, and the base needs it to {stop}: is pitrd run running?", stood.as_secs())]
     Stalled { reached: Lsn, stop: Lsn, stood: std::time::Duration },
+    #[error("the oplog has a gap from {last} to {first}, which the base needs ({reason})")]
+    OplogGap { last: OpTime, first: OpTime, reason: String },
+    #[error("the archive has stood still for {} s, and the base needs the oplog to {stop}: is pitrd run running?", stood.as_secs())]
+    NotStored { stop: OplogTs, stood: std::time::Duration },
     #[error("the writer of the log ended before {stop}")]
     WriterGone { stop: Lsn },
     #[error(transparent)]
@@ -110,8 +115,8 @@ impl BaseError {
 impl LogError {
     pub fn class(&self) -> Class {
         match self {
-            Self::Missing { .. } | Self::Gap { .. } => Class::LogMissing,
-            Self::Stalled { .. } | Self::WriterGone { .. } => Class::Retry,
+            Self::Missing { .. } | Self::Gap { .. } | Self::OplogGap { .. } => Class::LogMissing,
+            Self::Stalled { .. } | Self::NotStored { .. } | Self::WriterGone { .. } => Class::Retry,
             Self::Archive(error) => of_store(error.class()),
         }
     }

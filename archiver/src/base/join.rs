@@ -11,15 +11,21 @@ use proto::archive::identity::Identity;
 use proto::archive::layout::Lineage;
 use proto::archive::{ArchiveError, ends};
 use proto::clock::Clock;
+use proto::mongodb::OplogTs;
 use proto::position::ByteCount;
 use proto::postgres::lsn::SegmentSize;
 use proto::store::Store;
+use tokio::sync::watch;
 
 use super::durable::ArchivedLog;
 use super::error::BaseError;
+use super::mongodb_bases::{Log, joined, take_mongodb};
 use super::postgres::PostgresSource;
 use super::progress::Progress;
 use super::writer::{BaseOptions, take};
+use crate::pipeline::Opened;
+use crate::source::mongodb as mongo;
+use crate::source::mongodb::goal::Newest;
 use crate::source::postgres::capture::{CaptureError, check_lineage};
 use crate::source::postgres::{ConnectOptions, Session};
 
@@ -65,6 +71,23 @@ pub async fn join(
     Ok(take(&mut source, store, lineage, &log, options, clock).await?)
 }
 
+/// The same for a replica set.
+///
+/// # Errors
+/// [`JoinError`].
+pub async fn join_mongodb(
+    source: &mongo::ConnectOptions,
+    store: Arc<dyn Store>,
+    options: &BaseOptions,
+) -> Result<Complete, JoinError> {
+    let (lineage, identity) = newest(&*store).await?;
+    let opened = Opened { lineage, identity, fresh: false };
+    let nobody = watch::Sender::new(None);
+    let newest = Newest { ts: OplogTs(0), reached: nobody.subscribe() };
+    let log = Log { newest: &newest, durable: None };
+    Ok(take_mongodb(source, &joined(store), &opened, &log, options).await?)
+}
+
 async fn newest(store: &dyn Store) -> Result<(Lineage, Identity), JoinError> {
     let no_archive = || JoinError::NoArchive { address: store.address() };
     let lineage = ends::lineages(store).await?.pop().ok_or_else(no_archive)?;
@@ -78,19 +101,34 @@ async fn newest(store: &dyn Store) -> Result<(Lineage, Identity), JoinError> {
 /// When `out` fails.
 pub fn tell(complete: &Complete, json: bool, out: &mut dyn Write) -> io::Result<()> {
     if json {
-        return out.write_all(&proto::archive::to_json(&serde_json::json!({
-            "id": complete.id,
-            "start": complete.postgres().start,
-            "stop": complete.postgres().stop,
-            "timeline": complete.postgres().timeline,
-            "raw_bytes": complete.raw_bytes,
-            "bytes": complete.stored_bytes,
-            "damaged": complete.damaged,
-        })));
+        let json = match &complete.mongodb {
+            None => serde_json::json!({
+                "id": complete.id,
+                "start": complete.postgres().start,
+                "stop": complete.postgres().stop,
+                "timeline": complete.postgres().timeline,
+                "raw_bytes": complete.raw_bytes,
+                "bytes": complete.stored_bytes,
+                "damaged": complete.damaged,
+            }),
+            Some(mongodb) => serde_json::json!({
+                "id": complete.id,
+                "start": mongodb.start,
+                "stop": mongodb.stop,
+                "collections": mongodb.collections.len(),
+                "raw_bytes": complete.raw_bytes,
+                "bytes": complete.stored_bytes,
+            }),
+        };
+        return out.write_all(&proto::archive::to_json(&json));
     }
     let (raw, stored) = (ByteCount(complete.raw_bytes), ByteCount(complete.stored_bytes));
     writeln!(out, "base {}: {raw}, stored as {stored}", complete.id)?;
-    writeln!(out, "every moment from {} on can be restored from it", complete.postgres().stop)?;
+    let stop = match &complete.mongodb {
+        None => complete.postgres().stop.to_string(),
+        Some(mongodb) => mongodb.stop.to_string(),
+    };
+    writeln!(out, "every moment from {stop} on can be restored from it")?;
     for page in &complete.damaged {
         let block = page.block.map_or_else(String::new, |block| format!(", block {block}"));
         writeln!(out, "DAMAGED on the server: {}{block}: {}", page.file, page.detail)?;

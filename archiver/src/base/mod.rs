@@ -23,11 +23,14 @@ pub mod mongodb;
 pub mod join;
 pub mod error;
 mod postgres_bases;
+mod mongodb_bases;
 pub mod keeper;
 
 pub use durable::{ArchivedLog, DurableLog, Needed, PipelineLog};
 pub use error::{BaseError, Class, LogError, SourceError};
-pub use join::{JoinError, join, progress_line, tell};
+pub use join::{JoinError, join, join_mongodb, progress_line, tell};
+pub use mongodb::ReadError;
+pub use mongodb_bases::MongodbBases;
 pub use postgres::PostgresSource;
 pub use postgres_bases::PostgresBases;
 pub use progress::{OnProgress, Progress};

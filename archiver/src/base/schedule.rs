@@ -90,21 +90,40 @@ const PAUSE_MAX: Duration = Duration::from_secs(600);
 /// Decides from all complete bases of the lineage and all its gaps.
 pub fn due(bases: &[Taken], gaps: &[Gap], present: &Present<'_>) -> Due {
     let usable = bases.iter().filter(|base| leads_here(base, gaps, present.history));
-    let newest = usable.map(|base| base.finished).max();
-    let wanted = match (newest, present.every) {
-        (None, _) if bases.is_empty() => Due::Now(Reason::First),
+    let known = Known { any: !bases.is_empty(), usable: usable.map(|base| base.finished).max() };
+    due_of(known, present.now, present.every, present.failed)
+}
+
+/// What is known of a lineage's bases, whatever its engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Known {
+    /// Whether it has any.
+    pub any: bool,
+    /// When the newest was finished from which the log leads to the present.
+    pub usable: Option<Timestamp>,
+}
+
+/// Decides from what is known: by the database's clock, how often one is wanted, and what failed.
+pub fn due_of(
+    known: Known,
+    now: Timestamp,
+    every: Option<Duration>,
+    failed: Option<(Timestamp, u32)>,
+) -> Due {
+    let wanted = match (known.usable, every) {
+        (None, _) if !known.any => Due::Now(Reason::First),
         (None, _) => Due::Now(Reason::Unreachable),
         (Some(_), None) => Due::Never,
         (Some(newest), Some(every)) => {
             let at = plus(newest, every);
-            if at <= present.now { Due::Now(Reason::Age) } else { Due::At(at) }
+            if at <= now { Due::Now(Reason::Age) } else { Due::At(at) }
         }
     };
-    match (wanted, present.failed) {
+    match (wanted, failed) {
         (Due::Now(reason), Some((at, failures))) => {
             let again = plus(at, pause(failures));
             // A clock that was set back must not hold a base up.
-            let soon = again <= present.now || at > present.now;
+            let soon = again <= now || at > now;
             if soon { Due::Now(reason) } else { Due::At(again) }
         }
         (wanted, _) => wanted,

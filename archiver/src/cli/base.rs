@@ -10,21 +10,18 @@ use proto::store::{Access, url};
 
 use super::Address;
 use super::args::{BaseArgs, CheckpointArg, Global};
-use super::error::{CliError, Code, archive_error, capture_error, source_error};
+use super::error::{CliError, Code, archive_error, capture_error, mongodb_error, source_error};
 use crate::base::{
-    BaseError, BaseOptions, Checkpoint, JoinError, OnProgress, Progress, join, progress_line, tell,
+    BaseError, BaseOptions, Checkpoint, JoinError, OnProgress, Progress, ReadError, join,
+    join_mongodb, progress_line, tell,
 };
+use crate::base::{Class, SourceError};
+use crate::source::mongodb as mongo;
 use crate::source::postgres as pg;
 
 pub(super) async fn run(global: &Global, args: &BaseArgs) -> Result<(), CliError> {
     let address = args.archive.address()?;
-    let source = match args.source.address().await? {
-        Address::Postgres(options) => *options,
-        Address::Mongodb(_) => {
-            let what = "bases of MongoDB are not taken yet";
-            return Err(CliError::new(Code::Usage, what, "give a --source of PostgreSQL"));
-        }
-    };
+    let source = args.source.address().await?;
     let stop = super::run::stop_on_signals()?;
     let store = url::open(address, Access::ReadWrite)
         .await
@@ -41,8 +38,14 @@ pub(super) async fn run(global: &Global, args: &BaseArgs) -> Result<(), CliError
         ..BaseOptions::default()
     };
     let clock = SystemClock::new();
+    let take = async {
+        match source {
+            Address::Postgres(source) => join(*source, store, &options, &clock).await,
+            Address::Mongodb(source) => join_mongodb(&source, store, &options).await,
+        }
+    };
     let taken = tokio::select! {
-        taken = Box::pin(join(source, store, &options, &clock)) => taken,
+        taken = Box::pin(take) => taken,
         () = stop.cancelled() => {
             let what = "stopped before the base was complete";
             let next = "run it again: a base without its complete.json does not exist";
@@ -69,10 +72,7 @@ fn error_of(error: &JoinError) -> CliError {
 
 fn base_error(error: &BaseError) -> CliError {
     match error {
-        BaseError::Source(source) => match source.source.downcast_ref::<pg::Error>() {
-            Some(source) => source_error(source),
-            None => CliError::caused(Code::Failed, error, "see the server's log"),
-        },
+        BaseError::Source(source) => refused(source),
         BaseError::WrongCluster { .. } => {
             CliError::caused(Code::WrongCluster, error, "give the --archive of this cluster")
         }
@@ -113,4 +113,20 @@ fn on_stderr() -> OnProgress {
             Ok(())
         };
     })
+}
+
+fn refused(error: &SourceError) -> CliError {
+    let source = &error.source;
+    if let Some(error) = source.downcast_ref::<pg::Error>() {
+        return source_error(error);
+    }
+    if let Some(error) = source.downcast_ref::<mongo::Error>() {
+        return mongodb_error(error);
+    }
+    if source.downcast_ref::<ReadError>().is_some() && error.class == Class::Config {
+        let next =
+            "as an administrator: db.grantRolesToUser(…, [{role: \"backup\", db: \"admin\"}])";
+        return CliError::caused(Code::Permission, error, next);
+    }
+    CliError::caused(Code::Failed, error, "see the server's log")
 }

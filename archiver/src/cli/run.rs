@@ -64,18 +64,14 @@ async fn stream(
         let (store, segmenter) = (setting.ground.store.clone(), source.segmenter(&opened));
         tokio::spawn(sweep::tend(store, opened.lineage, segmenter, state.clone(), beside.clone()));
         if !args.no_base {
-            let beside_it = Beside {
+            let bases = source.bases(Beside {
                 ground: setting.ground.clone(),
                 opened: opened.clone(),
                 durable: running.durable.clone(),
                 state: state.clone(),
-            };
-            if let Some(bases) = source.bases(beside_it) {
-                let keeper = keeper::Keeper::new(bases, setting.settings.codec, &running);
-                tokio::spawn(keeper.with(args.base_every, args.base_rate).run(beside.clone()));
-            } else {
-                tracing::warn!("no bases of this engine are taken yet");
-            }
+            });
+            let keeper = keeper::Keeper::new(bases, setting.settings.codec, &running);
+            tokio::spawn(keeper.with(args.base_every, args.base_rate).run(beside.clone()));
         }
         notify::ready("streaming begins");
         let began = tokio::time::Instant::now();

@@ -88,8 +88,8 @@ pub trait Source: Send + Sync + fmt::Debug {
     /// Hands the log on from where it is held, until stopped.
     fn capture(&self, start: CaptureStart) -> BoxFuture<'static, Result<(), PipelineError>>;
 
-    /// Takes bases beside the capture; `None` where this program cannot yet.
-    fn bases(&self, beside: Beside) -> Option<Arc<dyn Bases>>;
+    /// Takes bases beside the capture.
+    fn bases(&self, beside: Beside) -> Arc<dyn Bases>;
 }
 
 /// What a capture begins with.

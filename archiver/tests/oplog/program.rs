@@ -4,12 +4,13 @@ use anyhow::{Context, Result, ensure};
 use archiver::ship::chained;
 use archiver::spool::OplogSegments;
 use bson::{RawDocumentBuf, doc};
-use proto::archive::ends;
+use proto::archive::base::Complete;
 use proto::archive::index::{MarkKind, SegmentIndex};
 use proto::archive::layout::{Lineage, OPLOG_EPOCH};
+use proto::archive::{ends, from_json};
 use proto::mongodb::{Documents, Entry, Note, Op};
 use proto::position::Offset;
-use proto::segment::read_sealed;
+use proto::segment::{Engine, read_sealed};
 use proto::store::{Access, Range, list_all, url};
 use tests::mongod::{Load, Node, ReplicaSet};
 use tests::programs::{Pitrd, pitrd};
@@ -161,5 +162,53 @@ async fn what_cannot_be_archived_is_refused_with_one_clear_word() -> Result<()> 
     let shown = pitrd(&["check", "--archive", &archive, "--source", "mongodb://me:hush@a/"])?;
     let shown = shown.code_is(2)?;
     ensure!(!shown.stderr.contains("hush"), "{}", shown.stderr);
+    Ok(())
+}
+
+/// The bases of an archive that are complete.
+async fn bases(archive: &str) -> Result<Vec<Complete>> {
+    let store = url::open(archive, Access::ReadOnly).await?;
+    let mut found = Vec::new();
+    for id in store.folders(&LINEAGE.bases()).await? {
+        let key = LINEAGE.base_complete(&id);
+        if store.head(&key).await?.is_some() {
+            found.push(from_json(&key, &store.get(&key, Range::All).await?)?);
+        }
+    }
+    Ok(found)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn one_command_protects_a_set_and_another_takes_a_base_beside_it() -> Result<()> {
+    let set = ReplicaSet::single()?;
+    let documents: Vec<_> =
+        (0..500).map(|id| doc! { "_id": id, "text": "x".repeat(200) }).collect();
+    set.run("shop", doc! { "insert": "orders", "documents": documents })?;
+    let folder = Folder::new("oplog-bases")?;
+    let archive = archive_in(&folder);
+    let mut sidecar = Pitrd::builder(&set.url(), &archive).start()?;
+    sidecar.wait_for_log("PROTECTED", &Deadline::seconds(120))?;
+    let [first] = &bases(&archive).await?[..] else { anyhow::bail!("one base") };
+    ensure!(first.is_of(Engine::Mongodb) && first.raw_bytes > 100_000, "{first:?}");
+    let orders = first.mongodb().collections.iter().find(|found| found.name == "orders");
+    let pieces = orders.context("the collection")?.pieces.iter().flat_map(|piece| &piece.objects);
+    ensure!(pieces.map(|object| object.documents).sum::<u64>() == 500);
+    let load = Load::start(&set, 2)?;
+    more(&load, 200)?;
+    let taken = pitrd(&["base", "--source", &set.url(), "--archive", &archive, "--json"])?.ok()?;
+    load.stop();
+    let taken = taken.json()?;
+    let all = bases(&archive).await?;
+    let second = all.iter().find(|base| base.id == taken["id"]).context("the second base")?;
+    ensure!(second.mongodb().stop > first.mongodb().stop);
+    // What a base needs was in the store before it was complete.
+    let entries = archived(&archive).await?;
+    let places = entries.iter().filter_map(|raw| Entry::place(raw).ok().map(|(at, _)| at.ts));
+    let places: Vec<_> = places.collect();
+    for base in &all {
+        let mongodb = base.mongodb();
+        ensure!(places.first().is_some_and(|first| *first <= mongodb.start.ts), "{mongodb:?}");
+    }
+    sidecar.sigterm(&Deadline::seconds(60))?;
     Ok(())
 }

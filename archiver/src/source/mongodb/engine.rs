@@ -19,6 +19,7 @@ use super::capture::{
 use super::goal::Newest;
 use super::indexer::{SegmentsOfOplog, WithThePieces};
 use super::{ConnectOptions, begin, preflight, start};
+use crate::base::MongodbBases;
 use crate::pipeline::{Ground, Opened, PipelineError};
 use crate::seal::SegmentIndexer;
 use crate::ship::chained;
@@ -119,8 +120,9 @@ impl Source for Mongodb {
         .boxed()
     }
 
-    fn bases(&self, _beside: Beside) -> Option<Arc<dyn Bases>> {
-        None
+    fn bases(&self, beside: Beside) -> Arc<dyn Bases> {
+        let newest = Newest { ts: OplogTs(0), reached: self.reached.subscribe() };
+        Arc::new(MongodbBases { options: self.options.clone(), newest, beside })
     }
 }
 

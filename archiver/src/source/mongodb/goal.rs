@@ -26,6 +26,15 @@ pub struct Newest {
     pub reached: watch::Receiver<Option<Reached>>,
 }
 
+impl Newest {
+    /// The end of it in the archive; `None` while the capture has not come so far.
+    pub fn position(&self) -> Option<Position> {
+        let reached = *self.reached.borrow();
+        let reached = reached.filter(|reached| reached.at.ts >= self.ts);
+        reached.map(|reached| Position::new(EPOCH, reached.end))
+    }
+}
+
 impl fmt::Display for Newest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.ts.fmt(f)
@@ -35,9 +44,7 @@ impl fmt::Display for Newest {
 #[async_trait]
 impl Goal for Newest {
     fn reached(&self, _state: &State) -> Option<Position> {
-        let reached = *self.reached.borrow();
-        let reached = reached.filter(|reached| reached.at.ts >= self.ts);
-        reached.map(|reached| Position::new(EPOCH, reached.end))
+        self.position()
     }
 
     /// By its newest entry, or by the proof of completeness that stands for idle times.

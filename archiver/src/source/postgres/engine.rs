@@ -127,8 +127,8 @@ impl Source for Postgres {
         capture.run().map(|ended| ended.map_err(PipelineError::from)).boxed()
     }
 
-    fn bases(&self, beside: Beside) -> Option<Arc<dyn Bases>> {
-        Some(Arc::new(PostgresBases { options: self.options.clone(), beside }))
+    fn bases(&self, beside: Beside) -> Arc<dyn Bases> {
+        Arc::new(PostgresBases { options: self.options.clone(), beside })
     }
 }
 

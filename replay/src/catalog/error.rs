@@ -1,6 +1,7 @@
 //! What keeps an archive from being understood.
 
 use proto::archive::ArchiveError;
+use proto::mongodb::OplogTs;
 use proto::position::Offset;
 use proto::postgres::history::HistoryError;
 use proto::postgres::lsn::Timeline;
@@ -48,6 +49,22 @@ pub enum CatalogError {
     NoTimeline { timeline: Timeline },
     #[error("no complete record before {at:?}")]
     NoRecord { at: Offset },
+    #[error("the oplog does not go on from segment {before} to segment {behind}: a gap")]
+    Gap { before: OplogTs, behind: OplogTs },
+    #[error("segment {segment} holds something else than oplog entries")]
+    Entries {
+        segment: OplogTs,
+        #[source]
+        source: proto::mongodb::WalkError,
+    },
+    #[error("an oplog entry of segment {segment} is not readable")]
+    Entry {
+        segment: OplogTs,
+        #[source]
+        source: proto::mongodb::EntryError,
+    },
+    #[error("reading the log stopped in the middle: {detail}")]
+    Stopped { detail: String },
 }
 
 fn list(found: &[u32]) -> String {
@@ -64,13 +81,17 @@ impl CatalogError {
             | Self::NoLineage { .. }
             | Self::NoSegment { .. }
             | Self::NoTimeline { .. }
-            | Self::NoRecord { .. } => Class::Absent,
+            | Self::NoRecord { .. }
+            | Self::Gap { .. } => Class::Absent,
+            Self::Stopped { .. } => Class::Retry,
             Self::Engine { .. } | Self::Format { .. } => Class::Config,
             Self::History { .. }
             | Self::Segment { .. }
             | Self::Misplaced { .. }
             | Self::Changed { .. }
-            | Self::Shrunk { .. } => Class::Damaged,
+            | Self::Shrunk { .. }
+            | Self::Entries { .. }
+            | Self::Entry { .. } => Class::Damaged,
         }
     }
 }

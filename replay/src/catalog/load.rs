@@ -67,7 +67,7 @@ impl Catalog {
     }
 }
 
-async fn choose(
+pub(super) async fn choose(
     store: &dyn Store,
     lineages: &[Lineage],
     wanted: Option<u32>,
@@ -124,7 +124,7 @@ async fn histories(
 }
 
 /// The ledger's entries that can be read: nothing that a restore needs stands in it alone.
-async fn ledger(
+pub(super) async fn ledger(
     store: &dyn Store,
     lineage: Lineage,
     damage: &mut Vec<Damage>,
@@ -153,7 +153,7 @@ async fn ledger(
     Ok(entries)
 }
 
-async fn bases(
+pub(super) async fn bases(
     store: &dyn Store,
     lineage: Lineage,
     engine: Engine,
@@ -191,7 +191,10 @@ async fn bases(
             Err(error) => damage.push(Damage { key, detail: describe(&error) }),
         }
     }
-    bases.sort_by_key(|base| (base.complete.postgres().stop, base.complete.finished));
+    bases.sort_by_key(|base| {
+        let stop = base.complete.postgres.as_ref().map(|postgres| postgres.stop);
+        (stop, base.complete.finished)
+    });
     Ok((bases, unfinished))
 }
 

@@ -15,6 +15,7 @@ mod index;
 mod reindex;
 mod search;
 mod view;
+pub mod mongodb;
 
 pub use end::{Commit, LogEnd, Window};
 pub use error::CatalogError;

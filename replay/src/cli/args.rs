@@ -73,7 +73,8 @@ pub struct VerifyArgs {
 /// Which moment.
 #[derive(Debug, Clone, Default, Args)]
 pub struct TargetArgs {
-    /// A time with its zone (2026-11-20T14:20:00Z, "2026-11-20 14:20 +01:00"), or -15m
+    /// A time with its zone (2026-11-20T14:20:00Z, "2026-11-20 14:20 +01:00"), or -15m; of MongoDB
+    /// also T,I
     #[arg(
         long,
         group = "moment",
@@ -112,7 +113,7 @@ pub struct TargetArgs {
 pub struct RestoreArgs {
     #[command(flatten)]
     pub target: TargetArgs,
-    /// The folder to restore into: absent or empty
+    /// The folder to restore into: absent or empty; of MongoDB also mongodb://…, an empty replica set
     #[arg(long, env = "PITR_INTO", value_name = "DIR")]
     pub into: Option<String>,
     /// Leave it running at the moment, read-only
@@ -127,6 +128,9 @@ pub struct RestoreArgs {
     /// Where postgres and pg_ctl are [default: looked for]
     #[arg(long, env = "PITR_PG_BIN", value_name = "DIR")]
     pub pg_bin: Option<PathBuf>,
+    /// The mongod that a folder is restored with [default: the one in PATH]
+    #[arg(long, env = "PITR_MONGOD", value_name = "FILE")]
+    pub mongod: Option<PathBuf>,
     /// The user that is to own the folder, when this runs as root
     #[arg(long, env = "PITR_RUN_AS", value_name = "USER")]
     pub run_as: Option<String>,

@@ -13,6 +13,7 @@ mod plan;
 mod reindex;
 mod restore;
 mod verify;
+mod mongodb;
 
 pub use args::{Cli, Command, Global, RestoreArgs, TargetArgs};
 pub use error::{CliError, Code, Exit};
@@ -95,13 +96,32 @@ pub fn run(arguments: Vec<OsString>) -> u8 {
 async fn execute(cli: Cli) -> Result<Outcome, CliError> {
     let terminal = std::io::stdout().is_terminal();
     let context = Context { global: cli.global, clock: SystemClock::new(), terminal };
-    match cli.command {
-        Command::Status(args) => interruptible(status::run(&context, &args)).await,
-        Command::List => interruptible(list::run(&context)).await,
-        Command::Verify(args) => interruptible(verify::run(&context, &args)).await,
-        Command::Plan(args) => plan::run(&context, &args).await,
-        Command::Reindex => interruptible(reindex::run(&context)).await,
-        Command::Restore(args) => restore::run(&context, &args).await,
+    let oplog = match &cli.command {
+        Command::List | Command::Plan(_) | Command::Restore(_) => {
+            interruptible(mongodb::open(&context)).await?
+        }
+        _ => None,
+    };
+    match (cli.command, oplog) {
+        (Command::List, Some(archive)) => Ok(mongodb::list(&context, &archive)),
+        (Command::Plan(args), Some(archive)) => {
+            interruptible(mongodb::plan(&context, &archive, &args)).await
+        }
+        (Command::Restore(args), Some(archive)) => {
+            Box::pin(mongodb::restore_into(&context, &archive, &args)).await
+        }
+        (command, _) => execute_postgres(&context, command).await,
+    }
+}
+
+async fn execute_postgres(context: &Context, command: Command) -> Result<Outcome, CliError> {
+    match command {
+        Command::Status(args) => interruptible(status::run(context, &args)).await,
+        Command::List => interruptible(list::run(context)).await,
+        Command::Verify(args) => interruptible(verify::run(context, &args)).await,
+        Command::Plan(args) => plan::run(context, &args).await,
+        Command::Reindex => interruptible(reindex::run(context)).await,
+        Command::Restore(args) => restore::run(context, &args).await,
         Command::WalFetch { .. } => unreachable!("it runs without a runtime of its own"),
     }
 }

@@ -13,6 +13,7 @@ mod log;
 mod ranges;
 mod time;
 mod point;
+pub mod mongodb;
 
 pub use crate::catalog::Commit;
 pub(crate) use log::ends_of;

@@ -11,6 +11,7 @@ mod error;
 mod make;
 mod settings;
 mod summary;
+pub mod mongodb;
 
 pub use answer::Answer;
 pub use error::PlanError;

@@ -72,6 +72,21 @@ pub enum ReplayError {
     OtherRestore { found: String },
     #[error("the target is no primary of a replica set")]
     NotPrimary,
+    #[error("no mongod found (--mongod, or in PATH)")]
+    NoServer,
+    #[error("port {port} is taken")]
+    Port { port: u16 },
+    #[error("mongod failed: {detail}")]
+    Server { detail: String },
+    #[error("{action} {path}")]
+    Io {
+        action: &'static str,
+        path: std::path::PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Catalog(#[from] crate::catalog::CatalogError),
     #[error("interrupted; the same command goes on where this one stopped")]
     Interrupted,
 }
@@ -86,6 +101,52 @@ impl ReplayError {
         move |source| Self::Entry { at, source: source.into() }
     }
 
+    pub(super) fn of_log(after: OplogTs) -> impl Fn(crate::catalog::CatalogError) -> Self {
+        move |error| match error {
+            error @ crate::catalog::CatalogError::Store(_) => error.into(),
+            error => Self::Log { after, source: Box::new(error) },
+        }
+    }
+
+    /// The exit code of DESIGN §7.
+    pub fn exit(&self) -> u8 {
+        match self {
+            Self::NotEmpty { .. }
+            | Self::OtherRestore { .. }
+            | Self::NotPrimary
+            | Self::NoServer
+            | Self::Port { .. } => 4,
+            Self::Interrupted => 5,
+            Self::Unended { .. } => 10,
+            Self::Archive(error) => of_class(error.class()),
+            Self::Catalog(error) => of_class(error.class()),
+            _ => 1,
+        }
+    }
+
+    /// What to do about it, in one sentence.
+    pub fn next(&self) -> &'static str {
+        match self {
+            Self::NotEmpty { .. } => "give an empty folder, or a replica set without databases",
+            Self::OtherRestore { .. } => {
+                "repeat that command to go on with it, or empty the target first"
+            }
+            Self::NotPrimary => "give the address of a replica set that has a primary",
+            Self::NoServer => "install mongod of the source's version, or name it: --mongod PATH",
+            Self::Port { .. } => "give a free one with --port",
+            Self::Unended { .. } => "give an earlier moment, or wait until it has ended",
+            Self::Interrupted => "run the same command again",
+            Self::Miss { .. }
+            | Self::Refused { .. }
+            | Self::UnknownCollection { .. }
+            | Self::Taken { .. }
+            | Self::NoBeginning { .. } => {
+                "base and log do not fit: restore from another base (--base), and run `pitr verify`"
+            }
+            _ => "run the same command again once the cause is gone: it goes on where it stopped",
+        }
+    }
+
     pub(super) fn log(after: OplogTs) -> impl FnOnce(WalkError) -> Self {
         move |source| Self::Log { after, source: Box::new(source) }
     }
@@ -96,5 +157,13 @@ pub(super) fn code_of(error: &DriverError) -> Option<i32> {
     match error.kind.as_ref() {
         ErrorKind::Command(command) => Some(command.code),
         _ => None,
+    }
+}
+
+const fn of_class(class: proto::store::Class) -> u8 {
+    match class {
+        proto::store::Class::Retry => 8,
+        proto::store::Class::Config => 3,
+        proto::store::Class::Absent | proto::store::Class::Damaged => 1,
     }
 }

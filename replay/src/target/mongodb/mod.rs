@@ -4,7 +4,7 @@
 //! by byte, those that the source had. What is done is kept in the target itself, so that a restore
 //! that was killed goes on.
 //!
-//! `prepare` (an empty target) → `load` (the base) → `replay` (the log: `names`, `moments`, `transactions` decide, `catalog` and
+//! `restore` puts it together: a `server` of our own where a folder is wanted, `prepare` (an empty target) → `load` (the base) → `replay` (the log: `names`, `moments`, `transactions` decide, `catalog` and
 //! `batch` act on the `target`) → indexes, last.
 
 mod error;
@@ -20,8 +20,11 @@ mod catalog;
 mod replay;
 mod load;
 mod prepare;
+mod server;
+mod restore;
 
 pub use error::ReplayError;
 pub use load::{BaseFolder, load};
 pub use prepare::{Found, conclude, prepare};
 pub use replay::{Replay, Replayed};
+pub use restore::{Into, Report, restore};

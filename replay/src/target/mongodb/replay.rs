@@ -149,6 +149,21 @@ impl Replay {
         Ok(())
     }
 
+    /// The last entry that was taken.
+    pub const fn reached(&self) -> OplogTs {
+        self.here.at
+    }
+
+    /// How many collections there are, and from which of them documents expire.
+    pub fn made(&self) -> (usize, Vec<String>) {
+        let expires = |(uuid, _): &(Uuid, &str)| {
+            let mut indexes = self.indexes.of(*uuid).iter();
+            indexes.any(|index| matches!(index.get("expireAfterSeconds"), Ok(Some(_))))
+        };
+        let expiring = self.names.iter().filter(expires).map(|(_, name)| name.to_owned());
+        (self.names.iter().count(), expiring.collect())
+    }
+
     /// Whether the last moment that is needed has been passed.
     async fn entry(&mut self, entry: &Entry<'_>) -> Result<bool, ReplayError> {
         let at = entry.at.ts;

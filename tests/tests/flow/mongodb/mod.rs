@@ -4,3 +4,6 @@ mod moment;
 mod workload;
 mod restored;
 mod moments;
+mod strict;
+mod archived;
+mod program;

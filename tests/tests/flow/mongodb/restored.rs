@@ -22,7 +22,7 @@ use tests::scratch::Folder;
 pub(crate) struct Taken {
     pub(crate) base: MongodbBase,
     pub(crate) from: BaseFolder,
-    _folder: Folder,
+    pub(crate) folder: Folder,
 }
 
 /// Takes a base of the member that the client is of.
@@ -41,7 +41,7 @@ pub(crate) async fn base(client: &Client) -> Result<Taken> {
     let Copied { base, .. } = copy(client, &to, None, &SystemClock::new()).await?;
     // As complete.json keeps it.
     let base = serde_json::from_slice(&serde_json::to_vec(&base)?)?;
-    Ok(Taken { base, from: BaseFolder { store, lineage, id }, _folder: folder })
+    Ok(Taken { base, from: BaseFolder { store, lineage, id }, folder })
 }
 
 /// The source's log from the base's start on: what an archive will hold.

@@ -1,0 +1,201 @@
+//! What a restore of a MongoDB replica set will do, decided before anything is fetched or written.
+//!
+//! Enters: an archive and a wanted moment. Leaves: an [`OplogPlan`], which `pitr plan` prints and
+//! `pitr restore` executes. Nothing is written.
+
+use serde::{Deserialize, Serialize};
+
+use proto::archive::identity::Identity;
+use proto::mongodb::{OpTime, OplogTs};
+use proto::position::ByteCount;
+use proto::timestamp::Timestamp;
+
+use super::FetchBytes;
+use crate::catalog::CatalogError;
+use crate::catalog::mongodb::OplogArchive;
+use crate::find::mongodb::{Commit, FindError, Request, resolve};
+
+/// The version of the plan's own JSON.
+const PLAN_FORMAT: u32 = 1;
+
+/// Everything a restore needs to know.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OplogPlan {
+    pub format: u32,
+    pub program: String,
+    /// By this machine's clock: for people only.
+    pub made: Timestamp,
+    pub archive: String,
+    pub lineage: u32,
+    pub identity: Identity,
+    pub base: PlannedBase,
+    pub target: PlannedTarget,
+    /// By their first entries, in order.
+    pub segments: Vec<OplogTs>,
+    pub fetch: FetchBytes,
+    pub warnings: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedBase {
+    pub id: String,
+    /// The log is replayed from here on.
+    pub start: OpTime,
+    /// The earliest moment that the base leads to.
+    pub stop: OplogTs,
+    pub finished: Timestamp,
+    pub version: String,
+    pub stored_bytes: u64,
+    pub raw_bytes: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedTarget {
+    /// As it was asked for.
+    pub asked: String,
+    /// The last moment that is in: entries up to it, and transactions that took effect by it.
+    pub until: OplogTs,
+    pub last_kept: Option<Commit>,
+    pub first_left_out: Option<Commit>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OplogPlanError {
+    #[error(transparent)]
+    Find(#[from] FindError),
+    #[error(transparent)]
+    Log(#[from] CatalogError),
+    #[error("the archive holds no complete base")]
+    NoBase,
+    #[error("there is no base {id:?} (there are {})", known.join(", "))]
+    NoSuchBase { id: String, known: Vec<String> },
+    #[error("{until} lies before the first moment that {base} can be replayed to, {stop}")]
+    TooEarly { until: OplogTs, base: String, stop: OplogTs },
+    #[error("the log that {base} begins with, from {start} on, is not in the archive")]
+    NoStart { base: String, start: OplogTs },
+    #[error("the log has a gap between segments {} and {}, which lies between base and moment", gap.0, gap.1)]
+    InGap { gap: (OplogTs, OplogTs) },
+}
+
+/// What a person asked for.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    pub request: Request,
+    pub asked: String,
+    /// Begin with this base and no other.
+    pub base: Option<String>,
+}
+
+/// Decides what a restore will do. `now` is for the record only.
+///
+/// # Errors
+/// [`OplogPlanError`]: the moment or the base is refused, or the archive cannot be read.
+pub async fn make(
+    archive: &OplogArchive,
+    wanted: &Wanted,
+    now: Timestamp,
+) -> Result<OplogPlan, OplogPlanError> {
+    let resolved = resolve(archive, &wanted.request).await?;
+    let until = resolved.until;
+    let base = choose(archive, wanted, until)?;
+    let mongodb = base.mongodb();
+    let start = mongodb.start;
+    let (first, last) = (archive.segment_of(start.ts), archive.segment_of(until));
+    let segments = archive.segments.get(first..=last).unwrap_or_default();
+    if segments.first().is_none_or(|segment| segment.first > start.ts) {
+        return Err(OplogPlanError::NoStart { base: base.id.clone(), start: start.ts });
+    }
+    if let Some(gap) = archive.gap_between(start.ts, until).await? {
+        return Err(OplogPlanError::InGap { gap });
+    }
+    let log = segments.iter().map(|segment| segment.stored.bytes()).sum();
+    Ok(OplogPlan {
+        format: PLAN_FORMAT,
+        program: concat!("pitr ", env!("CARGO_PKG_VERSION")).to_owned(),
+        made: now,
+        archive: archive.address(),
+        lineage: archive.lineage.0,
+        identity: archive.identity.clone(),
+        base: PlannedBase {
+            id: base.id.clone(),
+            start,
+            stop: mongodb.stop,
+            finished: base.finished,
+            version: mongodb.version.clone(),
+            stored_bytes: base.stored_bytes,
+            raw_bytes: base.raw_bytes,
+        },
+        target: PlannedTarget {
+            asked: wanted.asked.clone(),
+            until,
+            last_kept: resolved.last_kept,
+            first_left_out: resolved.first_left_out,
+        },
+        segments: segments.iter().map(|segment| segment.first).collect(),
+        fetch: FetchBytes { base: base.stored_bytes, log },
+        warnings: resolved.notes,
+    })
+}
+
+/// The newest base that leads to the moment, or the one that was asked for.
+fn choose<'a>(
+    archive: &'a OplogArchive,
+    wanted: &Wanted,
+    until: OplogTs,
+) -> Result<&'a proto::archive::base::Complete, OplogPlanError> {
+    let too_early = |base: &proto::archive::base::Complete| {
+        let (stop, base) = (base.mongodb().stop, base.id.clone());
+        OplogPlanError::TooEarly { until, base, stop }
+    };
+    if let Some(id) = &wanted.base {
+        let base = archive.bases.iter().find(|base| base.id == *id).ok_or_else(|| {
+            let known = archive.bases.iter().map(|base| base.id.clone()).collect();
+            OplogPlanError::NoSuchBase { id: id.clone(), known }
+        })?;
+        return if base.mongodb().stop <= until { Ok(base) } else { Err(too_early(base)) };
+    }
+    let leads = |base: &&proto::archive::base::Complete| base.mongodb().stop <= until;
+    let newest = archive.bases.iter().rev().find(leads);
+    newest.ok_or_else(|| archive.bases.first().map_or(OplogPlanError::NoBase, too_early))
+}
+
+impl OplogPlan {
+    /// What a person is shown before it is done.
+    pub fn summary(&self) -> String {
+        let mut lines = vec![
+            format!("target     {}", self.target.asked),
+            format!("up to      {}, this entry included", self.target.until),
+        ];
+        if let Some(kept) = &self.target.last_kept {
+            lines.push(format!("last kept  {kept}"));
+        }
+        if let Some(left) = &self.target.first_left_out {
+            lines.push(format!("left out   {left}"));
+        }
+        let base = &self.base;
+        let (id, finished, version) = (&base.id, base.finished, &base.version);
+        lines.push(format!("base       {id} (finished {finished}, MongoDB {version})"));
+        let count = self.segments.len();
+        let counted = if count == 1 { "1 segment".to_owned() } else { format!("{count} segments") };
+        lines.push(format!("log        {counted}, from {} on", base.start.ts));
+        lines.push(format!(
+            "fetch      {} ({} base, {} log)",
+            ByteCount(self.fetch.total()),
+            ByteCount(self.fetch.base),
+            ByteCount(self.fetch.log)
+        ));
+        lines.push(format!(
+            "archive    {}  lineage {}  replica set {}",
+            self.archive, self.lineage, self.identity.cluster
+        ));
+        lines.extend(self.warnings.iter().map(|warning| format!("note       {warning}")));
+        lines.join("\n") + "\n"
+    }
+
+    /// What tells this restore from another one.
+    pub fn what(&self) -> String {
+        let Self { archive, lineage, base, target, .. } = self;
+        format!("{archive} lineage {lineage} base {} up to {}", base.id, target.until)
+    }
+}

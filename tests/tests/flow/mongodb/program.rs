@@ -1,0 +1,106 @@
+//! `pitr` on an archive of MongoDB: into a folder, and into a replica set that runs.
+
+use anyhow::{Context, Result, ensure};
+use bson::doc;
+use tests::mongod::{ReplicaSet, blocking};
+use tests::programs::pitr;
+use tests::scratch::Folder;
+use tests::{fetch, process};
+
+use super::workload::Workload;
+use super::{archived, moment, restored};
+
+#[test]
+fn a_folder_and_a_set_that_runs_are_restored_to_a_name_a_timestamp_and_a_time() -> Result<()> {
+    let source = ReplicaSet::builder(1)
+        .test_commands()
+        .oplog_mb(990)
+        .parameter("minSnapshotHistoryWindowInSeconds", "3600")
+        .start()?;
+    let work = Workload { client: source.client()? };
+    blocking(work.begin())?;
+    let taken = blocking(restored::base(&work.client))?;
+    blocking(work.documents())?;
+    let note = doc! { "appendOplogNote": 1, "data": { "msg": "before the release" } };
+    source.run("admin", note)?;
+    let named = blocking(moment::last_write(&work.client))?;
+    let at_name = blocking(moment::contents(&work.client, Some(named)))?;
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    blocking(async {
+        work.transactions().await?;
+        work.users().await
+    })?;
+    let last = blocking(moment::last_write(&work.client))?;
+    let at_last = blocking(moment::contents(&work.client, Some(last)))?;
+    let log = restored::log(source.primary()?, &taken.base)?;
+    let archive = blocking(archived::archive(&taken, &log))?;
+    let mongod = fetch::mongod()?.display().to_string();
+
+    let listed = pitr(&["list", "--archive", &archive, "--json"])?.ok()?.json()?;
+    ensure!(listed["engine"] == "mongodb" && listed["bases"][0]["id"] == "one", "{listed}");
+    let at = archived::text(last);
+    let plan = pitr(&["plan", "--archive", &archive, "--at", &at, "--json"])?.ok()?.json()?;
+    ensure!(plan["target"]["until"] == at.as_str(), "{plan}");
+    ensure!(plan["segments"].as_array().is_some_and(|all| all.len() > 2), "{plan}");
+
+    // By the name, into a folder.
+    let folder = Folder::new("mongodb-restored")?;
+    let into = folder.path().join("data").display().to_string();
+    let restore = |target: &[&str]| {
+        let mut words = vec!["restore", "--archive", &archive];
+        words.extend_from_slice(target);
+        pitr(&words)
+    };
+    let by_name = ["--at-name", "before the release", "--into", &into, "--mongod", &mongod];
+    restore(&by_name)?.ok()?;
+    let found = of_folder(&mongod, &into)?;
+    let differences = moment::differences(&at_name, &found);
+    ensure!(differences.is_empty(), "{differences}");
+    restore(&by_name)?.code_is(4)?;
+
+    // By the timestamp, into a set that runs.
+    let target = ReplicaSet::builder(1).start()?;
+    let url = target.primary()?.url();
+    restore(&["--at", &format!("Timestamp({at})"), "--into", &url])?.ok()?;
+    let found = blocking(moment::contents(&target.client()?, None))?;
+    let differences = moment::differences(&at_last, &found);
+    ensure!(differences.is_empty(), "{differences}");
+    let refused = restore(&["--latest", "--into", &url])?.code_is(4)?;
+    ensure!(refused.stderr.contains("not empty"), "{}", refused.stderr);
+
+    // Times, and what is refused.
+    let plan = |text: &str| pitr(&["plan", "--archive", &archive, "--at", text, "--json"]);
+    let between = proto::timestamp::Timestamp((i64::from(named.time) * 1000 + 1900) * 1000);
+    let by_time = plan(&format!("ISODate(\"{between}\")"))?.ok()?.json()?;
+    let until = by_time["target"]["until"].as_str().context("a timestamp")?;
+    let until: proto::mongodb::OplogTs = until.parse()?;
+    ensure!(until >= named.into() && until < last.into(), "{by_time}");
+    plan("2001-01-01T00:00:00Z")?.code_is(10)?;
+    plan("2097-01-01T00:00:00Z")?.code_is(10)?;
+    plan("2026-01-01 00:00")?.code_is(2)?;
+    pitr(&["plan", "--archive", &archive, "--at-name", "nobody wrote this"])?.code_is(10)?;
+    pitr(&["plan", "--archive", &archive, "--at-lsn", "0/1"])?.code_is(2)?;
+    Ok(())
+}
+
+/// What a server shows that is started in a restored folder, of no set.
+fn of_folder(mongod: &str, folder: &str) -> Result<moment::Contents> {
+    let port = tests::ports::Port::take()?;
+    let mut command = process::command(std::path::Path::new(mongod), None, process::Death::Kill);
+    command.args(["--dbpath", folder, "--bind_ip", "127.0.0.1", "--nounixsocket", "--quiet"]);
+    command.args([
+        "--setParameter",
+        "ttlMonitorEnabled=false",
+        "--port",
+        &port.number().to_string(),
+    ]);
+    command.stdout(std::process::Stdio::null());
+    let mut server = process::spawn(command)?;
+    let url = format!("mongodb://127.0.0.1:{}/?directConnection=true", port.number());
+    let found = blocking(async {
+        let client = ::mongodb::Client::with_uri_str(url).await?;
+        moment::contents(&client, None).await
+    });
+    process::end(&mut server);
+    found
+}

@@ -10,6 +10,8 @@ pub mod shipper;
 pub mod sweep;
 pub mod tails;
 
+#[cfg(test)]
+mod ahead_tests;
 mod durable;
 mod error;
 mod put;

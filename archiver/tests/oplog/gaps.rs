@@ -8,7 +8,7 @@ use tests::wait::{self, Deadline};
 use crate::common::{Follower, newest};
 
 /// Writes until this member has lost what it had.
-fn roll_over(set: &ReplicaSet, node: &Node) -> Result<()> {
+pub(crate) fn roll_over(set: &ReplicaSet, node: &Node) -> Result<()> {
     let oldest = |node: &Node| -> Result<bson::Timestamp> {
         let found = node.run("local", doc! { "find": "oplog.rs", "limit": 1 })?;
         let first = found.get_document("cursor")?.get_array("firstBatch")?[0].clone();

@@ -7,6 +7,7 @@ use bson::{RawDocumentBuf, doc};
 use proto::archive::base::Complete;
 use proto::archive::index::{MarkKind, SegmentIndex};
 use proto::archive::layout::{Lineage, OPLOG_EPOCH};
+use proto::archive::ledger::{self, Event};
 use proto::archive::{ends, from_json};
 use proto::mongodb::{Documents, Entry, Note, Op};
 use proto::position::Offset;
@@ -19,21 +20,32 @@ use tests::scratch::Folder;
 use tests::wait::Deadline;
 
 use crate::common::{more, newest};
+use crate::gaps::roll_over;
 
 const LINEAGE: Lineage = Lineage(1);
 
 /// The entries of an archive, its segments checked one by one.
 async fn archived(archive: &str) -> Result<Vec<RawDocumentBuf>> {
+    archived_from(archive, Offset(0)).await
+}
+
+/// The entries from this position on, where the log begins or goes on behind a gap.
+async fn archived_from(archive: &str, from: Offset) -> Result<Vec<RawDocumentBuf>> {
     let store = url::open(archive, Access::ReadOnly).await?;
     let mut raw: Vec<u8> = Vec::new();
     for object in list_all(&*store, &LINEAGE.log()).await? {
         let (footer, piece) = read_sealed(&store.get(&object.key, Range::All).await?)?;
-        ensure!(footer.head.start == Offset(raw.len() as u64), "a hole before {}", object.key);
+        if footer.head.start < from {
+            continue;
+        }
+        let reached = Offset(from.0 + raw.len() as u64);
+        ensure!(footer.head.start == reached, "a hole before {}", object.key);
         ensure!(Documents::new(&piece).all(|found| found.is_ok()), "{}: no documents", object.key);
         raw.extend(piece);
     }
     let end = chained::find_end(&*store, LINEAGE, OPLOG_EPOCH, &OplogSegments).await?;
-    ensure!(end.store.start == Offset(raw.len() as u64), "a hole before the open segment");
+    let reached = Offset(from.0 + raw.len() as u64);
+    ensure!(end.store.start == reached, "a hole before the open segment");
     raw.extend(end.store.raw);
     let mut entries = Documents::new(&raw);
     let found = entries.by_ref().map(|found| found.map(|(_, entry)| entry.to_owned()));
@@ -210,5 +222,49 @@ async fn one_command_protects_a_set_and_another_takes_a_base_beside_it() -> Resu
         ensure!(places.first().is_some_and(|first| *first <= mongodb.start.ts), "{mongodb:?}");
     }
     sidecar.sigterm(&Deadline::seconds(60))?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_oplog_that_rolled_over_while_the_sidecar_was_away_is_a_gap_with_a_new_base()
+-> Result<()> {
+    let set = ReplicaSet::builder(1).oplog_mb(8).start()?;
+    let folder = Folder::new("oplog-gap")?;
+    let archive = archive_in(&folder);
+    let mut sidecar = Pitrd::builder(&set.url(), &archive).start()?;
+    sidecar.wait_for_log("PROTECTED", &Deadline::seconds(120))?;
+    sidecar.kill9()?;
+    roll_over(&set, &set.nodes()[0])?;
+    sidecar.start()?;
+    sidecar.wait("a base behind the gap", &Deadline::seconds(120), |sidecar| {
+        Ok(sidecar.log().matches("PROTECTED").count() == 2)
+    })?;
+    sidecar.kill9()?;
+    sidecar.start()?;
+    set.run("test", doc! { "insert": "c", "documents": [{ "_id": 1 }] })?;
+    let spool = folder.path().join("another-spool").display().to_string();
+    let once = ["run", "--once", "--no-base", "--source", &set.url(), "--archive", &archive];
+    pitrd(&[&once[..], &["--spool", &spool]].concat())?.ok()?;
+    sidecar.sigterm(&Deadline::seconds(60))?;
+    let store = url::open(&archive, Access::ReadOnly).await?;
+    let gaps: Vec<_> = ledger::read(&*store, LINEAGE)
+        .await?
+        .into_iter()
+        .filter_map(|entry| match entry.event {
+            Event::Gap { from, to, oplog, .. } => Some((from, to, oplog)),
+            _ => None,
+        })
+        .collect();
+    let Some((from, to, Some([last, first]))) = gaps.last().copied() else {
+        anyhow::bail!("{gaps:?}")
+    };
+    ensure!(to > from && first > last, "{gaps:?}");
+    let bases = bases(&archive).await?;
+    let newest = bases.iter().map(Complete::mongodb).max_by_key(|base| base.start);
+    ensure!(newest.is_some_and(|base| base.start >= first), "no base behind the gap");
+    let ours = archived_from(&archive, to.offset).await?;
+    let theirs = set.nodes()[0].oplog(first.ts.into())?;
+    ensure!(theirs.len() >= ours.len() && ours.len() > 3, "{} of {}", ours.len(), theirs.len());
+    ensure!(ours.iter().zip(&theirs).all(|(ours, theirs)| ours == theirs), "other bytes");
     Ok(())
 }

@@ -15,6 +15,7 @@ use rustix::fs::FlockOperation;
 use crate::user;
 
 const PREFIX: &str = "pitr-test-";
+const LOCK: &str = "lock";
 
 #[derive(Debug)]
 struct Root {
@@ -96,16 +97,29 @@ fn root() -> Result<&'static Path> {
 fn open_root() -> Result<Root> {
     let temp = temp();
     sweep(&temp);
+    root_in(&temp)
+}
+
+fn root_in(temp: &Path) -> Result<Root> {
     let folder = tempfile::Builder::new()
         .prefix(PREFIX)
-        .tempdir_in(&temp)
+        .tempdir_in(temp)
         .with_context(|| format!("cannot make a folder in {}", temp.display()))?;
-    let lock = File::create(folder.path().join("lock"))?;
-    rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+    let lock = locked(folder.path())?;
     let path = folder.keep();
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755))?;
     user::hand_over(&path)?;
     Ok(Root { path, _lock: lock })
+}
+
+/// The lock of a root. It gets its name only when it is held: a sweep that found it free would take
+/// the folder for a dead process's.
+fn locked(root: &Path) -> Result<File> {
+    let unnamed = root.join("lock.new");
+    let lock = File::create(&unnamed)?;
+    rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+    std::fs::rename(&unnamed, root.join(LOCK))?;
+    Ok(lock)
 }
 
 /// Removes what killed processes left. A folder without a lock file is being made right now.
@@ -115,7 +129,7 @@ fn sweep(temp: &Path) {
         if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
             continue;
         }
-        let Ok(lock) = OpenOptions::new().read(true).open(entry.path().join("lock")) else {
+        let Ok(lock) = OpenOptions::new().read(true).open(entry.path().join(LOCK)) else {
             continue;
         };
         if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok()
@@ -123,5 +137,33 @@ fn sweep(temp: &Path) {
         {
             let _ = std::fs::remove_dir_all(entry.path());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_is_being_made_is_never_swept_and_one_of_a_dead_process_is() {
+        let temp = tempfile::tempdir().expect("a folder");
+        let ended = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !ended.load(Ordering::Acquire) {
+                    sweep(temp.path());
+                }
+            });
+            let roots: Vec<_> = (0..500).map(|_| root_in(temp.path())).collect();
+            ended.store(true, Ordering::Release);
+            for root in roots {
+                let root = root.expect("nobody removes it while it is made");
+                assert!(root.path.join(LOCK).is_file());
+                let Root { path, _lock } = root;
+                drop(_lock);
+                sweep(temp.path());
+                assert!(!path.exists());
+            }
+        });
     }
 }

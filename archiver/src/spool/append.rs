@@ -151,6 +151,9 @@ impl Spooler {
     }
 
     pub(super) fn announce(&self, open: &OpenFile, urgent: bool) {
+        if self.is_unproved(open) {
+            return;
+        }
         let end = Offset(open.slot.start.0 + open.segment.raw_len());
         let mark = self.mark.filter(|mark| mark.offset <= end);
         self.send(SpoolEvent::Flushed(open.state(mark, urgent)));

@@ -8,7 +8,7 @@ use proto::position::{ByteCount, Offset, Position};
 use proto::segment::{Hash, RunningHash};
 
 use super::spooler::{Spooler, blocking};
-use super::{SpoolError, read};
+use super::{OpenFile, SpoolError, read};
 use crate::ring::EpochChange;
 
 /// Bytes that must be the same as ones that are held: sent again after a reconnect (and dropped
@@ -18,13 +18,20 @@ pub(super) struct Compare {
     hash: RunningHash,
     until: Offset,
     expected: Hash,
-    keep: bool,
+    /// Where the copy of a new epoch begins. Until all of it is proved it is told to nobody.
+    copied_from: Option<Offset>,
     /// A part that the store holds too: when the source differs there, it is another cluster; when
     /// it differs only behind it, the file is damaged.
     proved: Option<(Offset, Hash)>,
 }
 
 impl Compare {
+    /// Before the first byte of a new epoch that copies `from..until` of the one before it.
+    fn of_copy(from: Offset, until: Offset, expected: Hash) -> Self {
+        let copied_from = Some(from);
+        Self { hash: RunningHash::default(), until, expected, copied_from, proved: None }
+    }
+
     /// Accounts for bytes that end at `reached`.
     fn take(&mut self, bytes: &[u8], reached: Offset) -> Result<(), (Hash, Hash)> {
         let Some((proved, expected)) = self.proved.filter(|(proved, _)| *proved <= reached) else {
@@ -44,9 +51,16 @@ impl Compare {
 impl Spooler {
     /// A new connection sends from a segment's start: what is held is compared, not stored twice.
     pub(super) async fn resume(&mut self, from: Offset) -> Result<(), SpoolError> {
-        if from == self.next && self.compare.as_ref().is_some_and(|compare| compare.keep) {
-            // A new epoch begins: what it copies from the old one is yet to come.
-            return Ok(());
+        if let Some((begin, until, expected)) = self.copying() {
+            // The copy comes again from its first byte, and is compared from there.
+            self.forget_copy(begin).await?;
+            self.compare = Some(Compare::of_copy(begin, until, expected));
+            let found = from;
+            return if from == begin {
+                Ok(())
+            } else {
+                Err(SpoolError::Discontinuous { expected: begin, found })
+            };
         }
         self.compare = None;
         self.flush(false).await?;
@@ -61,7 +75,7 @@ impl Spooler {
                     hash: RunningHash::default(),
                     until: self.next,
                     expected: open.segment.hash(),
-                    keep: false,
+                    copied_from: None,
                     proved: proved.map(|(len, hash)| (Offset(from.0 + len), hash)),
                 });
                 Ok(())
@@ -95,7 +109,47 @@ impl Spooler {
         let proved = self.proved.map(|(len, _)| behind.plus(ByteCount(len)));
         let proved = proved.filter(|proved| *proved > from).map(|proved| (proved, part(proved)));
         let (hash, expected) = (RunningHash::default(), part(until));
-        self.compare = Some(Compare { hash, until, expected, keep: false, proved });
+        self.compare = Some(Compare { hash, until, expected, copied_from: None, proved });
+        Ok(())
+    }
+
+    /// A copy that is not proved to its end: where it begins and ends, and the hash of all of it.
+    pub(super) fn copying(&self) -> Option<(Offset, Offset, Hash)> {
+        let compare = self.compare.as_ref()?;
+        Some((compare.copied_from?, compare.until, compare.expected))
+    }
+
+    /// Whether what `open` holds is yet to be proved by the source: a copy, or what an earlier run
+    /// left in a file whose frames have no checksums.
+    pub(super) fn is_unproved(&self, open: &OpenFile) -> bool {
+        self.copying().is_some() || (self.proved.is_some() && !open.is_checked())
+    }
+
+    /// Lets go of a copy that was not proved to its end: its parent holds these bytes.
+    async fn forget_copy(&mut self, begin: Offset) -> Result<(), SpoolError> {
+        self.forget_uncut();
+        self.drain().await?;
+        if let Some(open) = self.open.take() {
+            self.setup.level.remove(open.segment.file_len());
+            open.abandon()?;
+        }
+        self.next = begin;
+        self.compare = None;
+        Ok(())
+    }
+
+    /// The log behind what is held is lost: the segment ends unfilled, and what comes next begins
+    /// a run of its own.
+    pub(super) async fn end_at_gap(&mut self, from: Offset) -> Result<(), SpoolError> {
+        if let Some((begin, ..)) = self.copying() {
+            self.forget_copy(begin).await?;
+        }
+        self.flush(true).await?;
+        self.drain().await?;
+        self.seal_partial().await?;
+        self.drain_sealing(0).await?;
+        self.next = from;
+        self.previous = Hash::NONE;
         Ok(())
     }
 
@@ -114,7 +168,7 @@ impl Spooler {
             let at = Position::new(self.epoch, reached);
             return Err(SpoolError::Diverged { at, expected, found });
         }
-        let at = if compare.keep {
+        let at = if compare.copied_from.is_some() {
             start
         } else {
             let _ = bytes.split_to(len);
@@ -151,6 +205,10 @@ impl Spooler {
     /// Ends this epoch's log with a partial segment and begins the next epoch's. The new segment
     /// begins with a copy of the old one's bytes up to the branch: they must be the same.
     pub(super) async fn change_epoch(&mut self, change: EpochChange) -> Result<(), SpoolError> {
+        if let Some((_, until, _)) = self.copying() {
+            // An epoch holds at least what it copied from the one before it.
+            return Err(SpoolError::Discontinuous { expected: until, found: change.at });
+        }
         self.flush(true).await?;
         self.drain().await?;
         let copied = match &self.open {
@@ -168,12 +226,8 @@ impl Spooler {
         if let Some(previous) = change.previous {
             self.previous = previous;
         }
-        self.compare = copied.map(|(len, expected)| Compare {
-            hash: RunningHash::default(),
-            until: Offset(change.from.0 + len),
-            expected,
-            keep: true,
-            proved: None,
+        self.compare = copied.map(|(len, expected)| {
+            Compare::of_copy(change.from, Offset(change.from.0 + len), expected)
         });
         self.proved = None;
         Ok(())

@@ -141,7 +141,7 @@ impl Spooler {
     pub async fn run(mut self) -> Result<(), SpoolError> {
         // What an earlier run left goes on its way, whether the source is there or not: but not
         // where only the source can tell whether it is whole.
-        if let Some(open) = self.open.as_ref().filter(|open| open.is_checked()) {
+        if let Some(open) = &self.open {
             self.announce(open, false);
         }
         let ended = self.work().await;
@@ -196,12 +196,7 @@ impl Spooler {
             }
             Item::Epoch(change) => self.change_epoch(change).await,
             Item::Skip { from, done } => {
-                self.flush(true).await?;
-                self.drain().await?;
-                self.seal_partial().await?;
-                self.drain_sealing(0).await?;
-                self.next = from;
-                self.previous = Hash::NONE;
+                self.end_at_gap(from).await?;
                 self.begun = None;
                 self.send(SpoolEvent::Skipped { from: Position::new(self.epoch, from) });
                 // The waiting side may be gone: a stopping source needs no answer.
@@ -322,6 +317,12 @@ impl Spooler {
             self.open = Some(open);
         }
         Ok(())
+    }
+
+    /// What was handed on and not cut comes again.
+    pub(super) fn forget_uncut(&mut self) {
+        self.pending.clear();
+        self.flush_at = None;
     }
 }
 

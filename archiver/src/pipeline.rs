@@ -11,7 +11,6 @@ use proto::archive::ArchiveError;
 use proto::clock::Clock;
 use proto::disk::Disk;
 use proto::position::Position;
-use proto::postgres::lsn::Lsn;
 use proto::segment::Codec;
 use proto::store::Store;
 use tokio::sync::{Notify, mpsc};
@@ -288,15 +287,6 @@ impl Running {
         let _ = tokio::time::timeout(LAST_TAIL, index).await;
         state.enter(Phase::Stopped);
         Ok(())
-    }
-
-    /// Waits until the store holds everything up to `lsn`, or the pipeline ends.
-    pub async fn stored_up_to(&self, lsn: Lsn) -> bool {
-        let mut stored = self.durable.stored.clone();
-        let reached = stored.wait_for(|position| {
-            position.is_some_and(|position| Lsn::from(position.offset) >= lsn)
-        });
-        reached.await.is_ok()
     }
 }
 

@@ -239,3 +239,33 @@ fn operations_lists_every_metric_and_state_and_no_other() -> Result<()> {
     assert_eq!(rows.collect::<BTreeSet<_>>(), known);
     Ok(())
 }
+
+/// "Give --this": one that does not exist sends a person nowhere.
+#[test]
+fn no_program_names_a_flag_that_does_not_exist() -> Result<()> {
+    const OF_OTHERS: [&str; 7] = [
+        "--enable",
+        "--pkglibdir",
+        "--describe-config",
+        "--bindir",
+        "--version",
+        "--help",
+        "--replSet",
+    ];
+    const MISSPELT_IN_TESTS: [&str; 2] = ["--colour", "--jsno"];
+    let (mut known, _) = of_help("pitrd", &["run", "base", "check", "point"])?;
+    known.extend(of_help("pitr", &["status", "list", "plan", "restore", "verify", "reindex"])?.0);
+    known.extend(OF_OTHERS.into_iter().chain(MISSPELT_IN_TESTS).map(str::to_owned));
+    let code = sources(&["archiver/src", "replay/src", "proto/src"])?;
+    let said = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let flags = said.flat_map(|line| line.split("--").skip(1)).filter_map(|rest| {
+        let end = rest.find(|c: char| !(c.is_ascii_alphabetic() || c == '-')).unwrap_or(rest.len());
+        let name = rest[..end].trim_end_matches('-');
+        (name.len() > 1).then(|| format!("--{name}"))
+    });
+    let flags: BTreeSet<String> = flags.collect();
+    assert!(flags.contains("--take-over"), "{flags:?}");
+    let unknown: Vec<&String> = flags.difference(&known).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+    Ok(())
+}

@@ -3,12 +3,10 @@
 //! Enters: the archive's bases, gaps and histories. Leaves: when the next base is due, and that base.
 
 use async_trait::async_trait;
-use proto::archive::ArchiveError;
 use proto::archive::base::Complete;
-use proto::archive::ledger;
+use proto::archive::{ArchiveError, ends, ledger};
 use proto::postgres::history::History;
 use proto::postgres::lsn::Timeline;
-use proto::store::Range;
 
 use super::postgres::PostgresSource;
 use super::schedule::{Due, Present, due};
@@ -55,14 +53,7 @@ impl PostgresBases {
         let position = state.positions().0.or_else(|| state.stored());
         let timeline: Timeline =
             position.map_or(opened.postgres().first_timeline, |p| p.epoch.into());
-        let key = opened.lineage.history(timeline);
-        match ground.store.get(&key, Range::All).await {
-            Ok(raw) => History::parse(timeline, raw).map_err(|error| {
-                let source = serde::de::Error::custom(error);
-                ArchiveError::Json { key, source }
-            }),
-            Err(error) if error.is_absent() => Ok(History::first(timeline)),
-            Err(error) => Err(error.into()),
-        }
+        let found = ends::history(&*ground.store, opened.lineage, timeline).await?;
+        Ok(found.unwrap_or_else(|| History::first(timeline)))
     }
 }

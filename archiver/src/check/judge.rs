@@ -123,8 +123,8 @@ fn settings(facts: &ServerFacts) -> Vec<Line> {
         None => Line::warn(
             "max_slot_wal_keep_size",
             "no limit: if pitrd is away for long, its slot fills the server's disk",
-            "set max_slot_wal_keep_size to what the disk can spare; while pitrd runs, --slot-max \
-             keeps below it",
+            "set max_slot_wal_keep_size to what the disk can spare: beyond it the slot is lost, \
+             which pitrd run records as a gap and answers with a new base",
         ),
     });
     lines
@@ -227,7 +227,7 @@ pub fn archive(facts: &ArchiveFacts, server: Option<&ServerFacts>) -> Vec<Line> 
         _ => Line::fail(
             "store-features",
             format!("{} lacks {}", facts.address, missing.join("; ")),
-            "use a store that has it, or --unsafe-single-writer where one writer is certain",
+            "use a store that has it: without it two writers could not be kept apart",
         ),
     }];
     let Some((lineage, identity)) = &facts.lineage else {

@@ -1,9 +1,10 @@
 //! Where an archive's lineages and a timeline's log begin and end, found in a few listings.
 
 use super::identity::{FORMAT_VERSION, Identity};
-use super::layout::{self, Lineage, SegmentName};
+use super::layout::{self, Lineage};
 use super::{ArchiveError, from_json};
 use crate::position::Epoch;
+use crate::postgres::history::History;
 use crate::postgres::lsn::{SegmentId, SegmentSize, Timeline};
 use crate::store::{Range, Store, list_all};
 
@@ -100,7 +101,21 @@ pub async fn tailed(
     Ok(ids)
 }
 
-/// The names of a PostgreSQL segment in the archive.
-pub fn name_of(id: SegmentId, size: SegmentSize) -> SegmentName {
-    SegmentName::postgres(id, size)
+/// A timeline's history; `None` when the archive has none.
+///
+/// # Errors
+/// When the store fails, or what stands there makes no sense.
+pub async fn history(
+    store: &dyn Store,
+    lineage: Lineage,
+    timeline: Timeline,
+) -> Result<Option<History>, ArchiveError> {
+    let key = lineage.history(timeline);
+    match store.get(&key, Range::All).await {
+        Ok(raw) => History::parse(timeline, raw)
+            .map(Some)
+            .map_err(|source| ArchiveError::History { key, source }),
+        Err(error) if error.is_absent() => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }

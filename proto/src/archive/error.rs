@@ -1,5 +1,6 @@
 //! What can go wrong with an archive as a whole.
 
+use crate::postgres::history::HistoryError;
 use crate::segment::SegmentError;
 use crate::store::{Class, Key, StoreError};
 
@@ -20,6 +21,12 @@ pub enum ArchiveError {
         #[source]
         source: serde_json::Error,
     },
+    #[error("{key} makes no sense")]
+    History {
+        key: Key,
+        #[source]
+        source: HistoryError,
+    },
     /// Nothing of it is understood safely.
     #[error("{key} has format {found}, and this program knows formats up to {known}")]
     Newer { key: Key, found: u32, known: u32 },
@@ -35,7 +42,10 @@ impl ArchiveError {
             Self::Store(error) => error.class(),
             Self::LedgerRace { .. } => Class::Retry,
             Self::Newer { .. } => Class::Config,
-            Self::Segment { .. } | Self::Json { .. } | Self::Chain { .. } => Class::Damaged,
+            Self::Segment { .. }
+            | Self::Json { .. }
+            | Self::History { .. }
+            | Self::Chain { .. } => Class::Damaged,
         }
     }
 }

@@ -130,18 +130,8 @@ async fn branch_point(
     lineage: Lineage,
     timeline: Timeline,
 ) -> Result<Option<Lsn>, ArchiveError> {
-    let key = lineage.history(timeline);
-    match store.get(&key, Range::All).await {
-        Ok(raw) => {
-            let history = History::parse(timeline, raw).map_err(|error| {
-                let source = serde::de::Error::custom(error);
-                ArchiveError::Json { key, source }
-            })?;
-            Ok(history.branch().map(|branch| branch.at))
-        }
-        Err(error) if error.is_absent() => Ok(None),
-        Err(error) => Err(error.into()),
-    }
+    let history = ends::history(store, lineage, timeline).await?;
+    Ok(history.as_ref().and_then(History::branch).map(|branch| branch.at))
 }
 
 /// The hash of the segment before `open`, on its own timeline or on an ancestor's.

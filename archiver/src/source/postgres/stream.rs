@@ -6,14 +6,13 @@
 //!
 //! The bytes of an event are a part of the read buffer, never a copy.
 
+mod event;
+
 use std::future::poll_fn;
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
 use postgres_protocol::message::{backend, frontend};
-use proto::clock::{Clock, SystemClock};
 use proto::postgres::lsn::{Lsn, Timeline};
 use proto::timestamp::Timestamp;
 use tokio::time::Instant;
@@ -23,6 +22,7 @@ use super::conn::{Connection, Message, row_values};
 use super::error::{Error, ServerError};
 use super::session::{Server, Session, field, start_error};
 use super::wire::{self, CopyMessage, Status};
+pub use event::{StreamEvent, StreamOptions};
 
 const DOING: &str = "streaming the log";
 const STATUS_INTERVAL_MAX: Duration = Duration::from_secs(10);
@@ -37,32 +37,6 @@ const SHUTDOWN_ANSWER_INTERVAL: Duration = Duration::from_millis(100);
 const CLOSE_MAX: Duration = Duration::from_secs(2);
 /// From this version on a server may send kinds of messages that we do not know.
 const VERSION_UNKNOWN_KINDS: u32 = 190_000;
-
-#[derive(Clone, Debug)]
-pub struct StreamOptions {
-    pub clock: Arc<dyn Clock>,
-    /// Report as written only what is acknowledged, so that not even
-    /// `synchronous_commit = remote_write` is answered early.
-    pub write_follows_flush: bool,
-}
-
-/// What the stream yields.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StreamEvent {
-    /// Bytes of the log from `start`, which is where the last ones ended. They may cross a segment
-    /// boundary.
-    Data { start: Lsn, bytes: Bytes, wal_end: Lsn, server_time: Timestamp },
-    /// The server's position and clock while nothing is to be sent. It has been answered.
-    Keepalive { wal_end: Lsn, server_time: Timestamp, reply_requested: bool },
-    /// The server waits for us before it shuts down, or cannot be told from one that does: see
-    /// DESIGN §5.5. Make the tail durable, report it, and go.
-    ShutdownSuspected { wal_end: Lsn, server_time: Timestamp },
-    /// This timeline ends at our position or before; `next` branches off at the position given.
-    /// [`WalStream::into_session`] gives the connection back.
-    Ended { next: Option<(Timeline, Lsn)> },
-    /// The server has shut down in order. The connection is gone.
-    ServerStopped,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -391,11 +365,5 @@ impl WalStream {
         });
         let _ = drained.await;
         let _ = tokio::time::timeout(CLOSE_MAX, self.connection.close()).await;
-    }
-}
-
-impl Default for StreamOptions {
-    fn default() -> Self {
-        Self { clock: Arc::new(SystemClock::new()), write_follows_flush: false }
     }
 }

@@ -4,13 +4,13 @@
 //!
 //! Enters: an archive and a server. Leaves: yes, or why not. Nothing is kept.
 
+use proto::archive::ends;
 use proto::archive::identity::PostgresIdentity;
 use proto::archive::layout::Lineage;
-use proto::archive::{ArchiveError, ends};
 use proto::position::Position;
 use proto::postgres::history::History;
 use proto::postgres::lsn::{Lsn, Timeline};
-use proto::store::{Class, Range, Store};
+use proto::store::Store;
 
 use super::follow::fetch_history;
 use super::{CaptureError, REWIND_MAX};
@@ -68,7 +68,7 @@ pub async fn check_lineage(
         return Ok(());
     }
     let history = fetch_history(session, server).await?.history;
-    let archived = stored_history(store, lineage, archive).await?;
+    let archived = ends::history(store, lineage, archive).await?;
     if server == archive {
         let same = archived.is_none_or(|archived| archived.raw == history.raw);
         return if same { Ok(()) } else { Err(CaptureError::OtherHistory { timeline: archive }) };
@@ -80,19 +80,4 @@ pub async fn check_lineage(
         return Err(CaptureError::OtherHistory { timeline: archive });
     }
     Ok(())
-}
-
-async fn stored_history(
-    store: &dyn Store,
-    lineage: Lineage,
-    timeline: Timeline,
-) -> Result<Option<History>, CaptureError> {
-    let raw = match store.get(&lineage.history(timeline), Range::All).await {
-        Ok(raw) => raw,
-        Err(error) if error.class() == Class::Absent => return Ok(None),
-        Err(error) => return Err(ArchiveError::from(error).into()),
-    };
-    let history = History::parse(timeline, raw)
-        .map_err(|source| CaptureError::History { timeline, source })?;
-    Ok(Some(history))
 }

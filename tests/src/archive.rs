@@ -139,7 +139,7 @@ impl Archive {
     pub fn ledger(&self) -> Result<Vec<Event>> {
         self.ask(async |store| {
             let lineage = *ends::lineages(store).await?.last().context("no lineage")?;
-            let entries = ledger::read(store, lineage).await?;
+            let entries = ledger::read(store, lineage).await?.entries;
             Ok(entries.into_iter().map(|entry| entry.event).collect())
         })
     }

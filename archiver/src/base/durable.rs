@@ -195,7 +195,7 @@ impl ArchivedLog<'_> {
 
     async fn check_gaps(&self, needed: &Needed) -> Result<(), LogError> {
         let from = self.segment_size.floor(needed.start);
-        for entry in ledger::read(self.store, self.lineage).await? {
+        for entry in ledger::read(self.store, self.lineage).await?.entries {
             if let Event::Gap { from: gap, to, reason, .. } = entry.event
                 && timelines(needed).any(|timeline| timeline == gap.epoch.into())
                 && Lsn::from(to.offset) > from

@@ -65,7 +65,7 @@ struct BriefMongodb {
 impl Bases for MongodbBases {
     async fn due(&self, asked: Asked) -> Result<Due, ArchiveError> {
         let (store, lineage) = (&*self.beside.ground.store, self.beside.opened.lineage);
-        let entries = ledger::read(store, lineage).await?;
+        let entries = ledger::read(store, lineage).await?.entries;
         let gaps = entries.iter().filter_map(|entry| match &entry.event {
             Event::Gap { oplog: Some([_, first]), .. } => Some(first.ts),
             _ => None,
@@ -223,7 +223,7 @@ impl Log<'_> {
 /// # Errors
 /// [`LogError::OplogGap`] when log is lost between the base's start and its stop.
 async fn check_gaps(ground: &Ground, opened: &Opened, base: &MongodbBase) -> Result<(), BaseError> {
-    for entry in ledger::read(&*ground.store, opened.lineage).await? {
+    for entry in ledger::read(&*ground.store, opened.lineage).await?.entries {
         if let Event::Gap { oplog: Some([last, first]), reason, .. } = entry.event
             && first.ts > base.start.ts
             && last.ts < base.stop

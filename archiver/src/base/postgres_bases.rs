@@ -25,7 +25,7 @@ pub struct PostgresBases {
 impl Bases for PostgresBases {
     async fn due(&self, asked: Asked) -> Result<Due, ArchiveError> {
         let (store, lineage) = (&*self.beside.ground.store, self.beside.opened.lineage);
-        let gaps = known::gaps(&ledger::read(store, lineage).await?);
+        let gaps = known::gaps(&ledger::read(store, lineage).await?.entries);
         let history = self.history().await?;
         let bases = known::bases(store, lineage, &gaps, &history).await?;
         if let Some(newest) = bases.iter().map(|base| base.finished).max() {

@@ -211,7 +211,7 @@ async fn what_is_stored_is_the_stream_whatever_answers_are_lost() {
     let history = proto::postgres::history::History::first(Timeline(1));
     let known = crate::base::known::bases(&*store, LINEAGE, &[], &history).await.expect("one");
     assert_eq!(known, [crate::base::schedule::Taken::from(&complete)]);
-    let ledger = ledger::read(&*store, LINEAGE).await.expect("a ledger");
+    let ledger = ledger::read(&*store, LINEAGE).await.expect("a ledger").entries;
     assert_eq!(ledger[0].event, LedgerEvent::Base { id: complete.id });
 }
 
@@ -271,7 +271,7 @@ async fn a_damaged_base_is_marked_and_the_ledger_says_so() {
     events.push_back(Event::Damaged(vec![page.clone()]));
     let complete = taken(&store, events, LONG).await.expect("a base");
     assert_eq!(complete.damaged, [page]);
-    let ledger = ledger::read(&*store, LINEAGE).await.expect("a ledger");
+    let ledger = ledger::read(&*store, LINEAGE).await.expect("a ledger").entries;
     assert!(
         matches!(&ledger[0].event, LedgerEvent::DamagedPage { file, .. } if file == "base/1/2")
     );

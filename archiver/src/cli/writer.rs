@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use proto::archive::ledger::{self, Event};
+use proto::archive::ledger;
 use tokio_util::sync::CancellationToken;
 
 use crate::pipeline::{Ground, Opened, PipelineError, Settings};
@@ -41,17 +41,22 @@ pub(super) async fn take(
     stop: &CancellationToken,
 ) -> Result<Option<u64>, PipelineError> {
     settings.source.continues(ground, opened).await?;
-    let entries = ledger::read(&*ground.store, opened.lineage).await?;
-    let last = entries.iter().rev().find(|entry| matches!(entry.event, Event::Writer { .. }));
-    if let Some(last) = last {
-        if claim.mine == Some(last.seq) {
+    let ledger = ledger::read(&*ground.store, opened.lineage).await?;
+    for entry in &ledger.damaged {
+        tracing::error!(
+            key = %entry.key, detail = entry.detail,
+            "ALERT: an entry of the ledger is damaged; it is read past. `pitr verify` names it too"
+        );
+    }
+    if let Some(last) = ledger.writer() {
+        if claim.mine == Some(last) {
             return Ok(claim.mine);
         }
-        let ours = own_writer(ground, &settings.spool) == Some(last.seq);
+        let ours = own_writer(ground, &settings.spool) == Some(last);
         if !ours
             && !claim.at_once
             && !settings.source.is_ahead(ground, opened).await?
-            && !wait_until_still(ground, settings, opened, last.seq, stop).await?
+            && !wait_until_still(ground, settings, opened, last, stop).await?
         {
             return Ok(None);
         }

@@ -1,15 +1,17 @@
 //! The ledger: append-only facts about a lineage, one object each, numbered without holes.
 //!
 //! Enters: an event. Leaves: `ledger/<seq8>.json`, created if absent: two writers never share a
-//! number. What is not needed to restore is never read from here.
+//! number. What is not needed to restore is never read from here. An entry that is damaged keeps
+//! its number: it is read past, told, and never written over.
 
+use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 
 use super::ArchiveError;
 use super::layout::{Lineage, sequence_of};
 use crate::mongodb::OpTime;
 use crate::position::Position;
-use crate::store::{Body, Put, Range, Store, list_all};
+use crate::store::{Body, Class, Key, Put, Range, Store, list_all};
 use crate::timestamp::Timestamp;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,7 +53,34 @@ pub enum Event {
     Other,
 }
 
-/// Appends an event at the first free number and returns that number.
+/// A lineage's ledger, as far as it can be read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ledger {
+    /// In order.
+    pub entries: Vec<Entry>,
+    /// In order.
+    pub damaged: Vec<Unreadable>,
+}
+
+/// An entry that is no JSON of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreadable {
+    pub seq: u64,
+    pub key: Key,
+    pub detail: String,
+}
+
+impl Ledger {
+    /// The number of the entry that names the newest writer. One that cannot be read may have been
+    /// a newer writer's: it counts as one.
+    pub fn writer(&self) -> Option<u64> {
+        let writers = self.entries.iter().filter(|e| matches!(e.event, Event::Writer { .. }));
+        let damaged = self.damaged.iter().map(|entry| entry.seq);
+        writers.map(|entry| entry.seq).chain(damaged).max()
+    }
+}
+
+/// Appends an event behind the last entry, readable or not, and returns its number.
 ///
 /// # Errors
 /// When the store fails, or a hundred others were faster each time.
@@ -62,7 +91,8 @@ pub async fn append(
     event: Event,
 ) -> Result<u64, ArchiveError> {
     const RACES_MAX: u32 = 100;
-    let mut seq = read(store, lineage).await?.last().map_or(1, |entry| entry.seq + 1);
+    let listed = list(store, lineage).await?;
+    let mut seq = listed.last().map_or(1, |(seq, _)| seq + 1);
     for _ in 0..RACES_MAX {
         let entry = Entry { version: 1, seq, time, event: event.clone() };
         let body = super::to_json(&entry);
@@ -81,19 +111,76 @@ pub async fn append(
     Err(ArchiveError::LedgerRace { seq })
 }
 
-/// The whole ledger, in order.
+/// The whole ledger. Damaged entries are no error: the database goes on, and so does its log.
 ///
 /// # Errors
-/// When the store fails or an entry is no JSON of ours.
-pub async fn read(store: &dyn Store, lineage: Lineage) -> Result<Vec<Entry>, ArchiveError> {
-    let mut entries = Vec::new();
-    for object in list_all(store, &lineage.ledger()).await? {
-        if sequence_of(object.key.name()).is_none() {
-            continue;
-        }
-        let bytes = store.get(&object.key, Range::All).await?;
-        entries.push(super::from_json::<Entry>(&object.key, &bytes)?);
+/// When the store fails.
+pub async fn read(store: &dyn Store, lineage: Lineage) -> Result<Ledger, ArchiveError> {
+    const REQUESTS_AT_ONCE: usize = 8;
+    let listed = list(store, lineage).await?;
+    let reads = listed
+        .into_iter()
+        .map(|(seq, key)| async move { (seq, store.get(&key, Range::All).await, key) });
+    let mut read = stream::iter(reads.collect::<Vec<_>>()).buffered(REQUESTS_AT_ONCE);
+    let mut ledger = Ledger::default();
+    while let Some((seq, bytes, key)) = read.next().await {
+        let detail = match bytes {
+            Ok(bytes) => match serde_json::from_slice(&bytes) {
+                Ok(entry) => {
+                    ledger.entries.push(entry);
+                    continue;
+                }
+                Err(error) => error.to_string(),
+            },
+            Err(error) if matches!(error.class(), Class::Damaged | Class::Absent) => {
+                error.to_string()
+            }
+            Err(error) => return Err(error.into()),
+        };
+        ledger.damaged.push(Unreadable { seq, key, detail });
     }
-    entries.sort_by_key(|entry| entry.seq);
-    Ok(entries)
+    Ok(ledger)
+}
+
+/// The numbers that are taken, in order.
+async fn list(store: &dyn Store, lineage: Lineage) -> Result<Vec<(u64, Key)>, ArchiveError> {
+    let objects = list_all(store, &lineage.ledger()).await?;
+    let numbered = objects.into_iter().filter_map(|o| Some((sequence_of(o.key.name())?, o.key)));
+    let mut found: Vec<_> = numbered.collect();
+    found.sort();
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Access, url};
+
+    const LINEAGE: Lineage = Lineage(1);
+
+    fn writer(host: &str) -> Event {
+        Event::Writer { host: host.to_owned(), program: "pitrd".to_owned() }
+    }
+
+    #[tokio::test]
+    async fn a_damaged_entry_is_read_past_named_and_never_written_over() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let address = folder.path().display().to_string();
+        let store = url::open(&address, Access::ReadWrite).await.expect("a folder store");
+        let append = |event| append(&*store, LINEAGE, Timestamp(0), event);
+        assert_eq!(append(writer("a")).await.expect("appended"), 1);
+        let harmed = Body::from(b"{ \"version\": 1, \"se".to_vec());
+        store.put(&LINEAGE.ledger_entry(2), &harmed).await.expect("put");
+        assert_eq!(append(Event::Base { id: "b".to_owned() }).await.expect("appended"), 3);
+        let ledger = read(&*store, LINEAGE).await.expect("read");
+        assert_eq!(ledger.entries.iter().map(|entry| entry.seq).collect::<Vec<_>>(), [1, 3]);
+        let [damaged] = &ledger.damaged[..] else { panic!("{:?}", ledger.damaged) };
+        assert_eq!((damaged.seq, &damaged.key), (2, &LINEAGE.ledger_entry(2)));
+        let kept = store.get(&LINEAGE.ledger_entry(2), Range::All).await.expect("there");
+        assert_eq!(&kept[..], b"{ \"version\": 1, \"se");
+        // It may have been a newer writer's.
+        assert_eq!(ledger.writer(), Some(2));
+        assert_eq!(append(writer("c")).await.expect("appended"), 4);
+        assert_eq!(read(&*store, LINEAGE).await.expect("read").writer(), Some(4));
+    }
 }

@@ -8,8 +8,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use super::{Base, Catalog, CatalogError, Damage, PatientStore, log, read};
 use proto::archive::identity::Identity;
 use proto::archive::layout::Lineage;
-use proto::archive::layout::sequence_of;
-use proto::archive::ledger::Entry;
+use proto::archive::ledger::{self, Entry};
 use proto::archive::{ArchiveError, base::Complete, ends, from_json};
 use proto::postgres::history::History;
 use proto::postgres::lsn::{SegmentSize, Timeline};
@@ -129,28 +128,10 @@ pub(super) async fn ledger(
     lineage: Lineage,
     damage: &mut Vec<Damage>,
 ) -> Result<Vec<Entry>, CatalogError> {
-    let objects = list_all(store, &lineage.ledger()).await?;
-    let numbered = objects.into_iter().filter(|o| sequence_of(o.key.name()).is_some());
-    let read: Vec<Result<Entry, ArchiveError>> = stream::iter(numbered)
-        .map(|object| async move {
-            let bytes = store.get(&object.key, Range::All).await?;
-            Ok::<_, StoreError>(from_json(&object.key, &bytes))
-        })
-        .buffered(REQUESTS_AT_ONCE)
-        .try_collect()
-        .await?;
-    let mut entries = Vec::with_capacity(read.len());
-    for entry in read {
-        match entry {
-            Ok(entry) => entries.push(entry),
-            Err(ArchiveError::Json { key, source }) => {
-                damage.push(Damage { key: key.to_string(), detail: source.to_string() });
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    entries.sort_by_key(|entry| entry.seq);
-    Ok(entries)
+    let read = ledger::read(store, lineage).await?;
+    let damaged = read.damaged.into_iter();
+    damage.extend(damaged.map(|entry| Damage { key: entry.key.to_string(), detail: entry.detail }));
+    Ok(read.entries)
 }
 
 pub(super) async fn bases(

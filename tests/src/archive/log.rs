@@ -43,6 +43,8 @@ impl Log {
         let identity = ends::identity(store, lineage).await?.context("no identity")?;
         let identity = identity.postgres().context("PostgreSQL's")?.clone();
         let size = identity.segment_bytes;
+        let ledger = ledger::read(store, lineage).await?;
+        ensure!(ledger.damaged.is_empty(), "{:?}", ledger.damaged);
         let mut log = Self {
             size,
             identity,
@@ -51,7 +53,7 @@ impl Log {
             tails: BTreeMap::new(),
             chains: BTreeMap::new(),
             histories: BTreeMap::new(),
-            ledger: ledger::read(store, lineage).await?,
+            ledger: ledger.entries,
         };
         // Tails first: a segment that is sealed meanwhile is then found in `log/`.
         for name in store.folders(&lineage.tails()).await? {

@@ -177,3 +177,27 @@ fn once_makes_durable_what_the_server_has_and_joins_a_running_writer() -> Result
     running.wait_caught_up(&cluster).context("the running one")?;
     Ok(())
 }
+
+/// What is told of an archive never stops what goes into it.
+#[test]
+fn a_damaged_ledger_entry_is_named_and_stops_nothing() -> Result<()> {
+    let archive = Archive::in_folder()?;
+    let (cluster, mut first) = two(&archive)?;
+    ensure!(first.sigterm(&Deadline::seconds(60))?.success(), "the end");
+    let entries = archive.keys("lineage/1/ledger/")?;
+    let harmed = entries.last().context("a ledger")?;
+    std::fs::write(std::path::Path::new(archive.url()).join(harmed), b"{ \"version\": 1, \"s")?;
+    let mut next = Pitrd::builder(&cluster.replication_url(), archive.url())
+        .args(["--no-base", "--flush", "100ms", "--take-over"])
+        .start()?;
+    next.wait_for_log(harmed, &Deadline::seconds(60))?;
+    cluster.add_rows(100)?;
+    next.wait_caught_up(&cluster)?;
+    ensure!(archive.get(harmed)? == b"{ \"version\": 1, \"s", "it was written over");
+    ensure!(archive.keys("lineage/1/ledger/")?.len() > entries.len(), "nothing was added");
+    let verified = programs::pitr(&["verify", "--archive", archive.url()])?.code_is(9)?;
+    ensure!(verified.stdout.contains(harmed.as_str()), "{}", verified.stdout);
+    let status = programs::pitr(&["status", "--archive", archive.url()])?;
+    ensure!(status.stdout.contains(harmed.as_str()), "{}", status.stdout);
+    Ok(())
+}

@@ -11,7 +11,7 @@ use proto::position::{Offset, Position};
 use proto::postgres::history::History;
 use proto::postgres::lsn::{Lsn, SegmentId, SegmentSize, Timeline};
 use proto::segment::{FOOTER_READ, Footer, Hash, read_sealed};
-use proto::store::{Range, Store};
+use proto::store::{Key, Range, Store};
 
 use crate::ship::resume::End;
 use crate::spool::WalSegments;
@@ -96,11 +96,38 @@ async fn open_segment(
     let lowest = last.number.saturating_sub(HOLES_LOOKED_FOR).max(first);
     for number in (lowest..last.number).rev() {
         let id = SegmentId { timeline, number };
-        if store.head(&lineage.sealed(&SegmentName::postgres(id, size))).await?.is_none() {
-            open = id;
+        if store.head(&lineage.sealed(&SegmentName::postgres(id, size))).await?.is_some() {
+            continue;
         }
+        // A gap whose entry in the ledger cannot be read, or was not written before a kill.
+        if follows_nothing(store, lineage, id.next(), size).await? {
+            break;
+        }
+        open = id;
     }
     Ok(open)
+}
+
+/// Whether a segment is sealed and names no predecessor: it is the first one behind a gap.
+async fn follows_nothing(
+    store: &dyn Store,
+    lineage: Lineage,
+    id: SegmentId,
+    size: SegmentSize,
+) -> Result<bool, ArchiveError> {
+    let footer = footer(store, lineage.sealed(&SegmentName::postgres(id, size))).await?;
+    Ok(footer.is_some_and(|footer| footer.head.previous == Hash::NONE))
+}
+
+/// What stands at the end of a sealed segment, if there is one.
+async fn footer(store: &dyn Store, key: Key) -> Result<Option<Footer>, ArchiveError> {
+    match store.get(&key, Range::Last(FOOTER_READ)).await {
+        Ok(suffix) => Footer::decode_suffix(&suffix)
+            .map(Some)
+            .map_err(|source| ArchiveError::Segment { key, source }),
+        Err(error) if error.is_absent() => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The first segment of a timeline's unbroken log: behind its branch, and behind its last gap.
@@ -116,7 +143,7 @@ async fn first_segment(
     } else {
         branch_point(store, lineage, timeline).await?.unwrap_or(identity.first)
     };
-    let entries = ledger::read(store, lineage).await?;
+    let entries = ledger::read(store, lineage).await?.entries;
     let behind_gap = entries.iter().filter_map(|entry| match &entry.event {
         Event::Gap { to, .. } if Timeline::from(to.epoch) == timeline => Some(Lsn::from(to.offset)),
         _ => None,
@@ -150,15 +177,8 @@ pub async fn previous_hash(
     timelines.retain(|timeline| *timeline <= open.timeline);
     for timeline in timelines.into_iter().rev() {
         let name = SegmentName::postgres(SegmentId { timeline, number }, size);
-        let key = lineage.sealed(&name);
-        match store.get(&key, Range::Last(FOOTER_READ)).await {
-            Ok(suffix) => {
-                let footer = Footer::decode_suffix(&suffix)
-                    .map_err(|source| ArchiveError::Segment { key, source })?;
-                return Ok(footer.hash);
-            }
-            Err(error) if error.is_absent() => {}
-            Err(error) => return Err(error.into()),
+        if let Some(footer) = footer(store, lineage.sealed(&name)).await? {
+            return Ok(footer.hash);
         }
     }
     Ok(Hash::NONE)

@@ -59,10 +59,8 @@ pub async fn join(
         if let Some(archived) = ends::timelines(&*store, lineage).await?.last() {
             source.newest.know(*archived);
         }
-        let mut session = Session::connect(&source).await.map_err(CaptureError::from)?;
-        let checked = check_lineage(&*store, lineage, postgres, None, &mut session).await;
-        session.close().await;
-        checked?;
+        let session = Session::connect(&source).await.map_err(CaptureError::from)?;
+        check_lineage(&*store, lineage, postgres, None, session).await?;
     }
     let mut source = PostgresSource::new(source);
     let size = identity.postgres().map_or(SegmentSize::DEFAULT, |postgres| postgres.segment_bytes);

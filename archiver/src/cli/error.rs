@@ -86,6 +86,8 @@ pub(super) fn pipeline_error(error: &PipelineError) -> CliError {
 
 const LACKS: &str = "wal_level = replica, max_wal_senders and max_replication_slots above 0 (restart the server), and a physical --slot are needed";
 
+const OTHER_LOG: &str = "this server is a clone, or was restored or rewound: give it an archive of its own, or --new-lineage";
+
 pub(super) fn source_error(error: &pg::Error) -> CliError {
     let full = error.sqlstate() == Some(pg::SqlState::TOO_MANY_CONNECTIONS);
     let (code, next) = match error.class() {
@@ -149,6 +151,9 @@ pub(super) fn capture_error(error: &CaptureError) -> CliError {
             error,
             "give a restored copy an archive of its own; if this one replaces the archived cluster: --new-lineage",
         ),
+        CaptureError::OtherBytes { .. } | CaptureError::ShortLog { .. } => {
+            CliError::caused(Code::Diverged, error, OTHER_LOG)
+        }
         CaptureError::Source(source) => source_error(source),
         CaptureError::Archive(archive) => archive_error(archive),
         _ => CliError::caused(Code::Failed, error, "see the log above"),
@@ -237,11 +242,7 @@ fn ship_error(error: &ShipError) -> CliError {
 
 fn spool_error(error: &crate::spool::SpoolError) -> CliError {
     if matches!(error, crate::spool::SpoolError::Diverged { .. }) {
-        return CliError::caused(
-            Code::Diverged,
-            error,
-            "this server is a clone, or was restored or rewound: give it an archive of its own, or --new-lineage",
-        );
+        return CliError::caused(Code::Diverged, error, OTHER_LOG);
     }
     CliError::caused(Code::Spool, error, "make room, or give --spool a folder on a healthy disk")
 }

@@ -53,12 +53,12 @@ pub(super) async fn take(
             return Ok(claim.mine);
         }
         let ours = own_writer(ground, &settings.spool) == Some(last);
-        if !ours
-            && !claim.at_once
-            && !settings.source.is_ahead(ground, opened).await?
-            && !wait_until_still(ground, settings, opened, last, stop).await?
-        {
-            return Ok(None);
+        if !ours && !claim.at_once && !settings.source.is_ahead(ground, opened).await? {
+            if !wait_until_still(ground, settings, opened, last, stop).await? {
+                return Ok(None);
+            }
+            // A clone may have become another one meanwhile.
+            settings.source.continues(ground, opened).await?;
         }
     }
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();

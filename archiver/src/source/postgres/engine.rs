@@ -46,11 +46,9 @@ impl Source for Postgres {
         if let Some(archived) = ends::timelines(store, opened.lineage).await?.last() {
             self.options.newest.know(*archived);
         }
-        let mut session = Session::connect(&self.options).await?;
-        let checked =
-            check_lineage(store, opened.lineage, identity, self.accept, &mut session).await;
-        session.close().await;
-        checked.map_err(|error| match error {
+        let session = Session::connect(&self.options).await?;
+        let checked = check_lineage(store, opened.lineage, identity, self.accept, session).await;
+        checked.map(drop).map_err(|error| match error {
             // Told apart by whoever decides what is waited for.
             CaptureError::Source(error) => error.into(),
             CaptureError::Archive(error) => error.into(),

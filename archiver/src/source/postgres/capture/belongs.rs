@@ -13,7 +13,9 @@ use proto::postgres::lsn::{Lsn, Timeline};
 use proto::store::Store;
 
 use super::follow::fetch_history;
+use super::same_bytes::{self, Same};
 use super::{CaptureError, REWIND_MAX};
+use crate::source::postgres::end::find_end;
 use crate::source::postgres::Session;
 
 /// Where an archive's log ends, as far as timelines go.
@@ -48,8 +50,19 @@ impl Branching {
     }
 }
 
-/// Refuses a server whose timeline is not the archive's, nor one that may follow it. An older one
-/// is not refused here: it may be about to be replaced, and whoever streams from it waits.
+/// How a server stands to an archive that it is not refused by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Belongs {
+    /// Its log continues the archive's, byte for byte; or the archive holds no log yet.
+    Proved,
+    /// Nothing contradicts, and the server no longer has the bytes that would prove it.
+    Unknown,
+    /// It is on an older timeline: perhaps about to be replaced.
+    Behind,
+}
+
+/// Refuses a server whose timeline is not the archive's, nor one that may follow it, and one whose
+/// log is another one. An older timeline is not refused here: whoever streams from it waits.
 ///
 /// # Errors
 /// [`CaptureError`], also when store or server do not answer.
@@ -58,26 +71,48 @@ pub async fn check_lineage(
     lineage: Lineage,
     identity: &PostgresIdentity,
     accept: Option<Timeline>,
-    session: &mut Session,
-) -> Result<(), CaptureError> {
-    let server = session.identify().await?.timeline;
+    mut session: Session,
+) -> Result<Belongs, CaptureError> {
     let Some(archive) = ends::timelines(store, lineage).await?.last().copied() else {
-        return Ok(());
+        session.close().await;
+        return Ok(Belongs::Proved);
     };
-    if server < archive || server == Timeline(1) {
-        return Ok(());
+    let end = find_end(store, lineage, identity).await?;
+    // Asked afterwards: whatever is archived was flushed before by the server that it came from.
+    let server = session.identify().await?;
+    if server.timeline < archive {
+        session.close().await;
+        return Ok(Belongs::Behind);
     }
-    let history = fetch_history(session, server).await?.history;
-    let archived = ends::history(store, lineage, archive).await?;
-    if server == archive {
-        let same = archived.is_none_or(|archived| archived.raw == history.raw);
-        return if same { Ok(()) } else { Err(CaptureError::OtherHistory { timeline: archive }) };
-    }
-    let end = crate::source::postgres::end::find_end(store, lineage, identity).await?;
     let reached = end.durable.map_or(identity.first, |Position { offset, .. }| offset.into());
-    Branching { archive, reached, accept }.allows(&history)?;
-    if accept != Some(server) && archived.is_some_and(|archived| !history.continues(&archived)) {
-        return Err(CaptureError::OtherHistory { timeline: archive });
+    let is_primary = !session.server().in_hot_standby;
+    if server.timeline == archive && server.flushed < reached && is_primary {
+        let (endpoint, ends) = (session.server().endpoint.to_string(), server.flushed);
+        return Err(CaptureError::ShortLog { endpoint, ends, timeline: archive, reached });
     }
-    Ok(())
+    let mut shared = server.flushed;
+    if server.timeline > Timeline(1) {
+        let history = fetch_history(&mut session, server.timeline).await?.history;
+        let archived = ends::history(store, lineage, archive).await?;
+        let other = CaptureError::OtherHistory { timeline: archive };
+        if server.timeline == archive {
+            if archived.is_some_and(|archived| archived.raw != history.raw) {
+                return Err(other);
+            }
+        } else {
+            Branching { archive, reached, accept }.allows(&history)?;
+            if accept == Some(server.timeline) {
+                session.close().await;
+                return Ok(Belongs::Proved);
+            }
+            if archived.is_some_and(|archived| !history.continues(&archived)) {
+                return Err(other);
+            }
+            shared = history.left_at(archive).unwrap_or(shared).min(shared);
+        }
+    }
+    match same_bytes::check(session, &end, identity.segment_bytes, shared).await? {
+        Same::Proved => Ok(Belongs::Proved),
+        Same::Unknown => Ok(Belongs::Unknown),
+    }
 }

@@ -6,6 +6,7 @@
 
 mod belongs;
 mod follow;
+mod same_bytes;
 mod sink;
 mod synchronous;
 
@@ -30,7 +31,7 @@ use crate::ring::{Item, RingSender};
 use crate::ship::Durable;
 use crate::watch::repeat::Repeat;
 use crate::watch::state::{Phase, State};
-pub use belongs::check_lineage;
+pub use belongs::{Belongs, check_lineage};
 pub use follow::{Found, slot_position};
 use sink::RingSink;
 
@@ -54,6 +55,17 @@ pub enum CaptureError {
     RestoredCopy { timeline: Timeline, reason: String },
     #[error("timeline {timeline} of the server has another history than the archive's")]
     OtherHistory { timeline: Timeline },
+    /// A clone, or a server that was restored or rewound.
+    #[error(
+        "the log of {endpoint} differs from what is archived: on timeline {timeline}, up to {at}"
+    )]
+    OtherBytes { endpoint: String, timeline: Timeline, at: Lsn },
+    /// No primary loses what it has flushed: a copy of an earlier time.
+    #[error(
+        "the log of {endpoint} ends at {ends}, and timeline {timeline} is archived up to {reached}: \
+         it differs"
+    )]
+    ShortLog { endpoint: String, ends: Lsn, timeline: Timeline, reached: Lsn },
     #[error("WAL segments of {found:?}, and the archive holds segments of {expected:?}")]
     SegmentSize { expected: ByteCount, found: ByteCount },
     #[error("the history file of timeline {timeline} makes no sense")]

@@ -169,7 +169,7 @@ pub async fn start(
     let stop = stop.child_token();
     let (lineage, engine, source) = (opened.lineage, opened.identity.engine, &settings.source);
     let segmenter = source.segmenter(opened);
-    let end = source.find_end(&*ground.store, opened).await?;
+    let mut end = source.find_end(&*ground.store, opened).await?;
     let tools = ShipTools {
         store: ground.store.clone(),
         disk: ground.disk.clone(),
@@ -178,7 +178,7 @@ pub async fn start(
         writer,
         codec: settings.codec,
     };
-    let chain = resume::fence(&tools, engine, &end).await?;
+    let chain = resume::fence(&tools, engine, &mut end).await?;
     let setup = RecoverSetup {
         disk: ground.disk.clone(),
         dir: settings.spool.clone(),

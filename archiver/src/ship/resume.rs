@@ -41,15 +41,16 @@ pub async fn take_writer(
     ledger::append(store, lineage, clock.wall(), Event::Writer { host, program }).await
 }
 
-/// Puts an empty tail at the end of the chain: an older writer loses its next put. Where the segment
-/// that comes next is not known there is no chain yet: then its first tail is what stops the other.
+/// Puts an empty tail at the end of the chain: an older writer loses its next put. What that one
+/// puts until then is taken into `end`: a segment's worth at most. Where the segment that comes next
+/// is not known there is no chain yet: then its first tail is what stops the other.
 ///
 /// # Errors
 /// [`ShipError::Fenced`] when a newer writer was faster.
 pub async fn fence(
     tools: &ShipTools,
     engine: Engine,
-    end: &End,
+    end: &mut End,
 ) -> Result<Option<TailChain>, ShipError> {
     let Some(slot) = &end.store.slot else { return Ok(None) };
     let head = SegmentHead {
@@ -63,6 +64,105 @@ pub async fn fence(
     };
     let name = slot.name.name.clone();
     let mut chain = TailChain::continuing(head, name, &end.chain);
-    while chain.put_empty(tools, TailKind::Fence, None).await? == Grown::Adopted {}
-    Ok(Some(chain))
+    loop {
+        match chain.put_empty(tools, TailKind::Fence, None).await? {
+            Grown::Whole => return Ok(Some(chain)),
+            Grown::Adopted => {}
+            Grown::Ahead => {
+                chain.follow(tools, &mut end.store.raw).await?;
+                end.durable = Some(Position::new(end.store.epoch, chain.end()));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proto::archive::chain;
+    use proto::archive::identity::PostgresIdentity;
+    use proto::clock::SystemClock;
+    use proto::disk::SystemDisk;
+    use proto::position::{Epoch, Offset};
+    use proto::postgres::lsn::{SegmentId, SegmentSize, Timeline};
+    use proto::segment::{Codec, Frame, Hash, TailHeader};
+    use proto::store::{Access, Body, url};
+
+    use super::*;
+    use crate::ship::health::Health;
+    use crate::source::postgres::end::find_end;
+
+    const LINEAGE: Lineage = Lineage(1);
+    const SIZE: SegmentSize = SegmentSize::DEFAULT;
+
+    fn first() -> SegmentId {
+        SegmentId { timeline: Timeline(1), number: 1 }
+    }
+
+    /// The tail of an older writer at this place, which holds so many ones behind so many.
+    fn tail(seq: u64, from: usize, ones: usize) -> Vec<u8> {
+        let header = TailHeader {
+            head: SegmentHead {
+                engine: Engine::Postgresql,
+                lineage: LINEAGE.0,
+                epoch: Epoch(1),
+                number: 1,
+                writer: 1,
+                start: first().start(SIZE).into(),
+                previous: Hash::NONE,
+            },
+            kind: TailKind::Data,
+            first: seq,
+            last: seq,
+            raw_start: from as u64,
+            raw_len: ones as u64,
+            before: Hash::of(&vec![1; from]),
+            after: Hash::of(&vec![1; from + ones]),
+            watermark: None,
+        };
+        let mut object = header.encode();
+        object.extend(Frame::of(Codec::Lz4, &vec![1; ones]).expect("compresses").bytes);
+        object
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_goes_on_while_it_is_fenced_is_followed_and_then_fenced() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let address = folder.path().join("archive").display().to_string();
+        let store = url::open(&address, Access::ReadWrite).await.expect("a folder store");
+        let identity = PostgresIdentity {
+            segment_bytes: SIZE,
+            version_num: 180_000,
+            first: first().start(SIZE),
+            first_timeline: Timeline(1),
+        };
+        let name = first().name(SIZE);
+        let put = async |seq, from, ones| {
+            let body = Body::from(tail(seq, from, ones));
+            store.put(&LINEAGE.tail(&name, seq), &body).await.expect("put");
+        };
+        put(0, 0, 100).await;
+        let mut end = find_end(&*store, LINEAGE, &identity).await.expect("an end");
+        assert_eq!(end.store.raw, [1; 100]);
+        // Between the look and the fence.
+        put(1, 100, 20).await;
+        put(2, 120, 30).await;
+        let tools = ShipTools {
+            store: store.clone(),
+            disk: Arc::new(SystemDisk),
+            health: Arc::new(Health::new(Arc::new(SystemClock::new()))),
+            lineage: LINEAGE,
+            writer: 2,
+            codec: Codec::Lz4,
+        };
+        let fenced = fence(&tools, Engine::Postgresql, &mut end).await.expect("fenced");
+        let chain = fenced.expect("a chain");
+        assert_eq!(end.store.raw, [1; 150]);
+        let reached = Position::new(Epoch(1), Offset(first().start(SIZE).0 + 150));
+        assert_eq!((end.durable, chain.end()), (Some(reached), reached.offset));
+        let found = chain::follow(&*store, LINEAGE, &name).await.expect("unbroken");
+        let last = found.links.last().expect("a fence").header;
+        assert_eq!((last.first, last.kind, last.head.writer), (3, TailKind::Fence, 2));
+    }
 }

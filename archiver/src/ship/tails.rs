@@ -224,7 +224,11 @@ impl TailChain {
             return Err(conflict());
         }
         if theirs.raw_len > 0 {
-            let Some(state) = state else { return Err(conflict()) };
+            let Some(state) = state else {
+                // An empty tail of ours: whether theirs holds our bytes shows when they have come.
+                let older = theirs.head.writer < tools.writer;
+                return if older { Ok(Grown::Ahead) } else { Err(conflict()) };
+            };
             if state.raw_len < theirs.raw_end() {
                 let ahead = self.begins_as_ours(tools, found, state).await?;
                 return if ahead { Ok(Grown::Ahead) } else { Err(conflict()) };
@@ -242,6 +246,22 @@ impl TailChain {
         let file_len = if theirs.raw_len == 0 { self.file_len } else { None };
         self.took(theirs, file_len);
         Ok(Grown::Adopted)
+    }
+
+    /// Continues the chain with the older writer's tail that stands at its end, before the source
+    /// is asked for anything: `raw` is what the chain holds, and grows with it.
+    pub async fn follow(&mut self, tools: &ShipTools, raw: &mut Vec<u8>) -> Result<(), ShipError> {
+        let key = tools.lineage.tail(&self.segment, self.next);
+        let found = get(&*tools.store, &tools.health, &key, Range::All).await?;
+        let (theirs, piece) = read_tail(&found)
+            .map_err(|e| ShipError::Foreign { key: key.clone(), detail: e.to_string() })?;
+        raw.extend(piece);
+        let ours = Hash::of(raw);
+        if theirs.before != self.hash || theirs.after != ours {
+            return Err(ShipError::Conflict { key, ours, found: theirs.after });
+        }
+        self.took(theirs, None);
+        Ok(())
     }
 
     /// Whether another's tail begins with the bytes that we have for its place.

@@ -15,8 +15,8 @@ use proto::store::Store;
 use super::follow::fetch_history;
 use super::same_bytes::{self, Same};
 use super::{CaptureError, REWIND_MAX};
-use crate::source::postgres::end::find_end;
 use crate::source::postgres::Session;
+use crate::source::postgres::end::find_end;
 
 /// Where an archive's log ends, as far as timelines go.
 #[derive(Debug, Clone, Copy)]

@@ -148,8 +148,8 @@ mod tests {
     use proto::position::{Epoch, Position};
 
     use super::*;
-    use crate::spool::recover::StoreEnd;
     use crate::spool::WalSegments;
+    use crate::spool::recover::StoreEnd;
 
     const SIZE: u64 = 1 << 20;
     const START: u64 = 5 * SIZE;

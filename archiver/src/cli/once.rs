@@ -41,7 +41,7 @@ pub(super) async fn run(args: &RunArgs) -> Result<(), CliError> {
     let claim = Claim { at_once: args.take_over || opened.fresh, mine: None };
     let taken = tokio::select! {
         biased;
-        taken = writer::take(ground, settings, &opened, claim, &stop) => taken?,
+        taken = writer::take(ground, settings, &opened, claim, &|| (), &stop) => taken?,
         // Where the database cannot tell, another writer shows by what it stores.
         stored = stored_by_another(&setting, &opened, &*target), if streamed.is_none() => {
             return stored;

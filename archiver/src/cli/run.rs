@@ -50,7 +50,7 @@ async fn stream(
     show: &watch::Sender<Option<Arc<State>>>,
     stop: &CancellationToken,
 ) -> Result<(), CliError> {
-    let mut patience = Patience::new(&setting.ground);
+    let mut patience = Patience::new(&setting.ground, show);
     while !stop.is_cancelled() {
         let Some((running, opened)) = begin(setting, args, stop, &mut patience).await? else {
             break;
@@ -104,7 +104,9 @@ const WELL: Duration = Duration::from_secs(30);
 
 /// What is remembered from one pipeline of this process to its next: how long to wait for what is
 /// away, how often to say so, and whether we are the writer.
-struct Patience {
+struct Patience<'a> {
+    ground: &'a Ground,
+    show: &'a watch::Sender<Option<Arc<State>>>,
     backoff: Backoff,
     repeat: Repeat,
     /// Our writer epoch, as long as nobody has taken a newer one.
@@ -115,15 +117,30 @@ struct Patience {
     opened: bool,
 }
 
-impl Patience {
-    fn new(ground: &Ground) -> Self {
+impl<'a> Patience<'a> {
+    fn new(ground: &'a Ground, show: &'a watch::Sender<Option<Arc<State>>>) -> Self {
         let repeat = Repeat::new(ground.clock.clone());
-        Self { backoff: Backoff::new(), repeat, writer: None, taken: false, opened: false }
+        let backoff = Backoff::new();
+        Self { ground, show, backoff, repeat, writer: None, taken: false, opened: false }
+    }
+
+    /// What is seen from outside while there is no pipeline: that it lives, and what it waits for.
+    fn enter(&self, phase: Phase) {
+        let last = self.show.borrow().clone();
+        let state = last.unwrap_or_else(|| {
+            let Ground { clock, health, level, .. } = self.ground.clone();
+            let state = Arc::new(State::idle(clock, health, level));
+            self.show.send_replace(Some(state.clone()));
+            state
+        });
+        // One that was fenced waits too, and says why.
+        if state.phase() == Phase::Fenced { state.beat() } else { state.enter(phase) }
     }
 
     async fn wait(&mut self, error: &PipelineError, what: &str, stop: &CancellationToken) {
         let wait = self.backoff.next_wait().max(Duration::from_millis(500));
         let told = pipeline_error(error);
+        self.enter(waiting_for(error));
         if let Some(kept_back) = self.repeat.tell(told.code.text().to_owned()) {
             let again_in_ms = wait.as_millis() as u64;
             tracing::warn!(
@@ -140,12 +157,21 @@ impl Patience {
     }
 }
 
+/// The state of a sidecar that tries again after this.
+fn waiting_for(error: &PipelineError) -> Phase {
+    match error {
+        PipelineError::Source(error) if error.is_standby() => Phase::Waiting,
+        PipelineError::Source(_) => Phase::Connecting,
+        _ => Phase::Starting,
+    }
+}
+
 /// Opens the archive and starts the pipeline, waiting for a source or store that is away.
 async fn begin(
     setting: &Setting,
     args: &RunArgs,
     stop: &CancellationToken,
-    patience: &mut Patience,
+    patience: &mut Patience<'_>,
 ) -> Result<Option<(pipeline::Running, Opened)>, CliError> {
     loop {
         let tried = tokio::select! {
@@ -166,7 +192,7 @@ async fn try_begin(
     setting: &Setting,
     args: &RunArgs,
     stop: &CancellationToken,
-    patience: &mut Patience,
+    patience: &mut Patience<'_>,
 ) -> Result<Option<(pipeline::Running, Opened)>, PipelineError> {
     let Setting { ground, settings, .. } = setting;
     // Asked for once: a pipeline that is built anew goes on with the lineage that it began.
@@ -176,9 +202,9 @@ async fn try_begin(
     // Once: a sidecar that is fenced afterwards waits like any other.
     let at_once = (args.take_over && !patience.taken) || opened.fresh;
     let claim = Claim { at_once, mine: patience.writer };
-    let Some(writer) = writer::take(ground, settings, &opened, claim, stop).await? else {
-        return Ok(None);
-    };
+    let waits = || patience.enter(Phase::Waiting);
+    let taken = writer::take(ground, settings, &opened, claim, &waits, stop).await?;
+    let Some(writer) = taken else { return Ok(None) };
     patience.writer = Some(writer);
     patience.taken = true;
     let running = pipeline::start(ground, settings, &opened, writer, stop.clone()).await?;

@@ -32,12 +32,14 @@ pub(super) struct Claim {
     pub mine: Option<u64>,
 }
 
-/// Takes the next writer epoch; `None` when stopped while waiting.
+/// Takes the next writer epoch; `None` when stopped while waiting. `waits` is told again and again
+/// as long as it is another's turn.
 pub(super) async fn take(
     ground: &Ground,
     settings: &Settings,
     opened: &Opened,
     claim: Claim,
+    waits: &(dyn Fn() + Sync),
     stop: &CancellationToken,
 ) -> Result<Option<u64>, PipelineError> {
     settings.source.continues(ground, opened).await?;
@@ -54,7 +56,7 @@ pub(super) async fn take(
         }
         let ours = own_writer(ground, &settings.spool) == Some(last);
         if !ours && !claim.at_once && !settings.source.is_ahead(ground, opened).await? {
-            if !wait_until_still(ground, settings, opened, last, stop).await? {
+            if !wait_until_still(ground, settings, opened, last, waits, stop).await? {
                 return Ok(None);
             }
             // A clone may have become another one meanwhile.
@@ -108,6 +110,7 @@ async fn wait_until_still(
     settings: &Settings,
     opened: &Opened,
     writer: u64,
+    waits: &(dyn Fn() + Sync),
     stop: &CancellationToken,
 ) -> Result<bool, PipelineError> {
     tracing::info!(
@@ -117,6 +120,7 @@ async fn wait_until_still(
     let mut since = ground.clock.monotonic();
     let mut seen = None;
     loop {
+        waits();
         let end = settings.source.find_end(&*ground.store, opened).await?;
         let now = Some((end.durable, end.chain.next_seq()));
         if now != seen {

@@ -24,6 +24,16 @@ pub trait CommitTimes: Send + Sync + std::fmt::Debug {
     fn first(&self, start: Offset, raw: &[u8]) -> Option<Timestamp>;
 }
 
+/// Where no log is looked at.
+#[derive(Debug, Clone, Copy)]
+pub struct NoCommits;
+
+impl CommitTimes for NoCommits {
+    fn first(&self, _start: Offset, _raw: &[u8]) -> Option<Timestamp> {
+        None
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Waiting {
     end: Position,
@@ -62,15 +72,16 @@ impl LagProbe {
         Some(clock.plus_micros(i64::try_from(passed.as_micros()).unwrap_or(i64::MAX)))
     }
 
-    /// Seconds; `durable` is what the store (or the spool) has confirmed.
-    pub fn seconds(&self, durable: Option<Position>) -> f64 {
-        let Some(now) = self.database_now() else { return 0.0 };
+    /// Seconds; `durable` is what the store (or the spool) has confirmed. `None` before the
+    /// database has told its time.
+    pub fn seconds(&self, durable: Option<Position>) -> Option<f64> {
+        let now = self.database_now()?;
         let mut inner = self.lock();
         while inner.frames.front().is_some_and(|frame| durable.is_some_and(|d| frame.end <= d)) {
             inner.frames.pop_front();
         }
         let oldest = inner.frames.front().map(|frame| frame.oldest).or(inner.uncut);
-        oldest.map_or(0.0, |oldest| now.seconds_since(oldest).max(0.0))
+        Some(oldest.map_or(0.0, |oldest| now.seconds_since(oldest).max(0.0)))
     }
 
     /// Forgets everything: the pipeline begins anew.
@@ -151,15 +162,15 @@ mod tests {
     fn the_lag_is_the_age_of_the_oldest_byte_that_is_not_durable_and_zero_when_none_is() {
         let lag = LagProbe::new(Arc::new(Still), Arc::new(Still));
         lag.heard(Timestamp(10_000_000));
-        assert_eq!(lag.seconds(None), 0.0);
+        assert_eq!(lag.seconds(None), Some(0.0));
         lag.received(Some(Timestamp(7_000_000)));
-        assert_eq!(lag.seconds(Some(at(0))), 3.0);
+        assert_eq!(lag.seconds(Some(at(0))), Some(3.0));
         lag.cut(at(0), &[0; 10]);
         lag.received(Some(Timestamp(9_000_000)));
         lag.cut(at(10), &[0; 10]);
-        assert_eq!(lag.seconds(Some(at(9))), 3.0);
-        assert_eq!(lag.seconds(Some(at(10))), 1.0);
-        assert_eq!(lag.seconds(Some(at(20))), 0.0);
+        assert_eq!(lag.seconds(Some(at(9))), Some(3.0));
+        assert_eq!(lag.seconds(Some(at(10))), Some(1.0));
+        assert_eq!(lag.seconds(Some(at(20))), Some(0.0));
     }
 
     #[test]
@@ -168,6 +179,6 @@ mod tests {
         lag.heard(Timestamp(61_000_000));
         lag.received(Some(Timestamp(61_000_000)));
         lag.cut(at(0), &vec![0; CATCH_UP_FRAME]);
-        assert_eq!(lag.seconds(Some(at(0))), 60.0);
+        assert_eq!(lag.seconds(Some(at(0))), Some(60.0));
     }
 }

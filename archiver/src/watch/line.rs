@@ -34,7 +34,7 @@ pub fn say(state: &State) {
         durable = %shown(state.engine, state.stored()),
         received = %shown(state.engine, received),
         behind = %behind,
-        lag_seconds = format!("{:.1}", state.lag_seconds()),
+        lag_seconds = lag(state),
         spool = %ByteCount(state.level.bytes()),
         spool_max = %ByteCount(state.level.max()),
         uploads = state.health.puts(),
@@ -46,13 +46,17 @@ pub fn say(state: &State) {
 /// The same in few words, for a supervisor's status.
 pub fn short(state: &State) -> String {
     format!(
-        "{}; durable {}; lag {:.1} s; spool {}; store {}",
+        "{}; durable {}; lag {} s; spool {}; store {}",
         state.phase(),
         shown(state.engine, state.stored()),
-        state.lag_seconds(),
+        lag(state),
         ByteCount(state.level.bytes()),
         if state.health.is_away() { "away" } else { "ok" },
     )
+}
+
+fn lag(state: &State) -> String {
+    state.lag_seconds().map_or_else(|| "?".to_owned(), |lag| format!("{lag:.1}"))
 }
 
 /// `timeline:LSN`; of a log that is counted in bytes these; or `-`.

@@ -82,7 +82,10 @@ pub fn refresh(state: Option<&State>) {
         gauge!("pitr_archiver_state", "state" => phase.name()).set(value);
     }
     let Some(state) = state else { return };
-    gauge!("pitr_rpo_lag_seconds").set(state.lag_seconds());
+    // Nothing is better than a 0 that nobody knows.
+    if let Some(lag) = state.lag_seconds() {
+        gauge!("pitr_rpo_lag_seconds").set(lag);
+    }
     if let Some(stored) = state.stored() {
         gauge!("pitr_durable_position").set(stored.offset.0 as f64);
         gauge!("pitr_epoch").set(f64::from(stored.epoch.0));

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::line;
-use super::state::State;
+use super::state::{Phase, State};
 
 /// Nothing that is tried may take longer than this between two signs of life.
 const STUCK: Duration = Duration::from_secs(120);
@@ -87,6 +87,8 @@ impl Pulse {
 
     fn moves(&mut self, state: &State, now: Duration) -> bool {
         let idle = state.positions().0.is_none_or(|received| Some(received) <= state.stored());
+        // Who waits for its turn has nothing to bring up, whatever it had received before.
+        let idle = idle || matches!(state.phase(), Phase::Waiting | Phase::Fenced);
         let moved = |last: &mut (u64, Duration), count: u64, at_rest: bool| {
             if count != last.0 || at_rest {
                 *last = (count, now);
@@ -142,6 +144,13 @@ mod tests {
         }
         state.beat();
         assert!(!pulse.moves(&state, at(250)));
+        // Fenced, it looks now and then whether the other one stands still.
+        state.enter(Phase::Fenced);
+        for second in (260..=900).step_by(10) {
+            state.beat();
+            assert!(pulse.moves(&state, at(second)), "{second}");
+        }
+        assert!(!pulse.moves(&state, at(1021)), "it does not look any more");
     }
 
     async fn health(address: SocketAddr) -> String {

@@ -4,11 +4,12 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use proto::clock::Clock;
 use proto::position::Position;
 use proto::segment::Engine;
 use proto::timestamp::Timestamp;
 
-use super::lag::LagProbe;
+use super::lag::{LagProbe, NoCommits};
 use crate::ship::DurableWatch;
 use crate::ship::health::Health;
 use crate::spool::SpoolLevel;
@@ -100,6 +101,13 @@ impl State {
         Self { engine, lag, health, level, beats, inner }
     }
 
+    /// Of a sidecar that streams nothing yet.
+    pub fn idle(clock: Arc<dyn Clock>, health: Arc<Health>, level: Arc<SpoolLevel>) -> Self {
+        let lag = Arc::new(LagProbe::new(clock, Arc::new(NoCommits)));
+        // It has no position that would be shown as an engine shows it.
+        Self::new(Engine::Postgresql, lag, health, level)
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
         self.inner.lock().expect("no holder panics")
     }
@@ -166,8 +174,8 @@ impl State {
         (inner.base, inner.base_failures)
     }
 
-    /// `pitr_rpo_lag_seconds`.
-    pub fn lag_seconds(&self) -> f64 {
+    /// `pitr_rpo_lag_seconds`; unknown before the database was heard.
+    pub fn lag_seconds(&self) -> Option<f64> {
         self.lag.seconds(self.stored())
     }
 }

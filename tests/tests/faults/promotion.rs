@@ -317,6 +317,7 @@ fn beside_a_standby_it_waits_until_that_is_the_primary() -> Result<()> {
         .args(["--no-base", "--flush", "100ms"])
         .start()?;
     pitrd.wait_for_log("not a primary", &Deadline::seconds(60))?;
+    pitrd.wait_state("waiting", &Deadline::seconds(60))?;
     ensure!(!Path::new(archive.url()).exists(), "something was written beside a standby");
     primary.stop(Stop::Fast)?;
     standby.promote()?;

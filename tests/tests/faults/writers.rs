@@ -121,6 +121,7 @@ fn a_second_sidecar_waits_beside_a_living_one() -> Result<()> {
     let mut second =
         Pitrd::builder(&cluster.replication_url(), archive.url()).args(["--no-base"]).start()?;
     second.wait_for_log("another sidecar wrote this archive", &Deadline::seconds(60))?;
+    second.wait_state("waiting", &Deadline::seconds(60))?;
     // Longer than a dead writer is given; the database is idle.
     std::thread::sleep(std::time::Duration::from_secs(40));
     let said = second.log();
@@ -153,6 +154,7 @@ fn whoever_takes_over_fences_the_one_before() -> Result<()> {
     load.stop()?;
     second.wait_caught_up(&cluster)?;
     ensure!(first.is_running(), "a fenced one waits");
+    first.wait_state("fenced", &Deadline::seconds(60))?;
     ensure!(first.log().matches("continuing").count() == 1, "{}", first.log());
     let log = archive.log()?;
     let fences = log.chains.values().flat_map(|chain| &chain.links);

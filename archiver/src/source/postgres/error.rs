@@ -180,6 +180,17 @@ impl Error {
         self.class().is_retryable()
     }
 
+    /// Whether a server answered and is no primary: what is waited for is its promotion.
+    pub fn is_standby(&self) -> bool {
+        match self {
+            Self::WrongRole { wanted, .. } => matches!(*wanted, "primary" | "read-write"),
+            Self::EveryHost { last, others } => {
+                last.is_standby() || others.iter().any(Self::is_standby)
+            }
+            _ => false,
+        }
+    }
+
     /// What the server itself answered, if it did.
     pub fn sqlstate(&self) -> Option<SqlState> {
         match self {

@@ -164,7 +164,10 @@ impl Capture {
         if self.setup.state.level.is_full() {
             return Ok(Next::Wait);
         }
-        self.setup.state.enter(Phase::Connecting);
+        // Beside a standby it goes on waiting while it asks again.
+        if self.setup.state.phase() != Phase::Waiting {
+            self.setup.state.enter(Phase::Connecting);
+        }
         let stop = self.stop.clone();
         let connected = tokio::select! {
             () = stop.cancelled() => return Ok(Next::Stop),
@@ -319,7 +322,8 @@ impl Capture {
     }
 
     async fn away(&mut self, error: &Error, backoff: &mut Backoff) {
-        self.setup.state.beat();
+        let standby = error.is_standby();
+        self.setup.state.enter(if standby { Phase::Waiting } else { Phase::Connecting });
         let wait = backoff.next_wait().max(Duration::from_millis(200));
         let (class, state) = (error.class(), error.sqlstate());
         if let Some(kept_back) = self.repeat.tell(format!("{class:?} {state:?}")) {

@@ -109,7 +109,8 @@ pub struct RunArgs {
     /// Follow this timeline although it is no plain promotion
     #[arg(long, value_name = "N")]
     pub accept_timeline: Option<u32>,
-    /// Begin a new lineage: this cluster does not continue the archived one
+    /// Begin a new lineage: this cluster does not continue the archived one. The newest lineage
+    /// goes on if it is this server's own one already
     #[arg(long)]
     pub new_lineage: bool,
     /// Stream from a standby too; without this only the primary is followed

@@ -12,8 +12,7 @@ use tokio::sync::mpsc;
 
 use super::probe::NoProbe;
 use super::{
-    OpenFile, SpoolError, SpoolEvent, SpoolLevel, SpoolSetup, SpoolStart, Spooler,
-    WalSegments,
+    OpenFile, SpoolError, SpoolEvent, SpoolLevel, SpoolSetup, SpoolStart, Spooler, WalSegments,
 };
 use crate::ring::{EpochChange, Item, RingSender, ring};
 use crate::source::postgres::indexer::WalIndexer;

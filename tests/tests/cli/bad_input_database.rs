@@ -135,7 +135,7 @@ fn a_server_that_is_away_ends_once_and_is_waited_for_by_run() -> Result<()> {
     pitrd.wait_for_log("waiting", &Deadline::seconds(60))?;
     // The metrics are there although nothing has begun.
     pitrd.wait_for_metrics("the state", &Deadline::seconds(60), |metrics| {
-        metrics.labelled("pitr_archiver_state", "state=\"starting\"") == Some(1.0)
+        metrics.labelled("pitr_archiver_state", "state=\"connecting\"") == Some(1.0)
     })?;
     anyhow::ensure!(pitrd.health()? == "ok\n");
     // Long enough for ten attempts: only the first few are told.

@@ -222,3 +222,39 @@ fn a_damaged_ledger_entry_is_named_and_stops_nothing() -> Result<()> {
     ensure!(status.stdout.contains(harmed.as_str()), "{}", status.stdout);
     Ok(())
 }
+
+/// The flag may stand in a unit that is started again and again.
+#[test]
+fn a_new_lineage_is_begun_once_however_often_it_is_asked_for() -> Result<()> {
+    let archive = Archive::in_folder()?;
+    let (ours, mut pitrd) = two(&archive)?;
+    let clone = clone_of(&ours)?;
+    ours.add_rows(100)?;
+    pitrd.wait_caught_up(&ours)?;
+    ensure!(pitrd.sigterm(&Deadline::seconds(60))?.success(), "the end");
+    clone.fill_log(3)?;
+    let mut copy = Pitrd::builder(&clone.replication_url(), archive.url())
+        .args(["--no-base", "--flush", "100ms", "--new-lineage"])
+        .start()?;
+    for nth in 0..3 {
+        if nth > 0 {
+            copy.start()?;
+            copy.wait("its own lineage to be known", &Deadline::seconds(60), |pitrd| {
+                Ok(pitrd.log().matches("carried out already").count() >= nth)
+            })?;
+        }
+        clone.add_rows(100)?;
+        copy.wait_durable_within(clone.flush_position()?, &Deadline::seconds(120))?;
+        ensure!(copy.sigterm(&Deadline::seconds(60))?.success(), "the end");
+        let lineages = archive.keys("lineage/")?;
+        let of =
+            |number: u32| lineages.iter().any(|key| key.starts_with(&format!("lineage/{number}/")));
+        ensure!(of(2) && !of(3), "start {nth}: {lineages:?}");
+        assert_whole("the copy's own lineage", &clone, &archive)?;
+    }
+    // What it left behind is not its own.
+    pitrd.start()?;
+    let status = pitrd.await_exit(&Deadline::seconds(60))?;
+    ensure!(status.code() == Some(6), "{status:?}:\n{}", pitrd.log());
+    Ok(())
+}

@@ -8,9 +8,10 @@ use proto::archive::identity::{FORMAT_VERSION, Identity, PostgresIdentity};
 use proto::archive::layout::Lineage;
 use proto::postgres::lsn::Lsn;
 use proto::segment::Engine;
+use proto::store::Class;
 use proto::store::probe::Features;
 
-use super::capture::{CaptureError, slot_position};
+use super::capture::{Belongs, CaptureError, check_lineage, slot_position};
 use super::{Postgres, Session, preflight};
 use crate::begin::{self, Opened};
 use crate::pipeline::{Ground, PipelineError};
@@ -26,13 +27,54 @@ pub(super) async fn open(
 ) -> Result<Opened, PipelineError> {
     let session = preflight::connect(&source.options).await?;
     match begin::newest(&*ground.store).await? {
-        Some((lineage, identity)) if !new_lineage => {
+        Some((lineage, identity))
+            if !new_lineage
+                || is_carried_out(source, ground, lineage, &identity, &session).await? =>
+        {
             check_ours(&identity, &session)?;
             session.close().await;
             Ok(Opened { lineage, identity, fresh: false })
         }
         newest => create(source, ground, session, begin::next(newest.as_ref())).await,
     }
+}
+
+/// Whether `--new-lineage` has been carried out before, as in a unit that is started again: the
+/// newest lineage is this server's own one, and its log continues there byte for byte.
+async fn is_carried_out(
+    source: &Postgres,
+    ground: &Ground,
+    lineage: Lineage,
+    identity: &Identity,
+    session: &Session,
+) -> Result<bool, PipelineError> {
+    let server = session.server();
+    let major = |version: u32| version / 10_000;
+    let same = identity.postgres().filter(|postgres| {
+        check_ours(identity, session).is_ok()
+            && postgres.segment_bytes == server.segment_size
+            && major(postgres.version_num) == major(server.version)
+    });
+    let Some(postgres) = same else { return Ok(false) };
+    let own = preflight::connect(&source.options).await?;
+    let why = match check_lineage(&*ground.store, lineage, postgres, source.accept, own).await {
+        Ok(Belongs::Proved) => {
+            tracing::warn!(
+                lineage = lineage.0,
+                "--new-lineage has been carried out already: the newest lineage is this server's own one and goes on"
+            );
+            return Ok(true);
+        }
+        Ok(Belongs::Unknown) => "the server no longer has the bytes that it ends with".to_owned(),
+        Ok(Belongs::Behind) => "the server is on an older timeline".to_owned(),
+        Err(CaptureError::Source(error)) => return Err(error.into()),
+        Err(CaptureError::Archive(error)) if error.class() != Class::Damaged => {
+            return Err(error.into());
+        }
+        Err(error) => error.to_string(),
+    };
+    tracing::info!(newest = lineage.0, why, "the server does not continue the newest lineage");
+    Ok(false)
 }
 
 /// # Errors

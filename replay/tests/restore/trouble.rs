@@ -49,16 +49,17 @@ async fn a_store_that_goes_away_or_lies_stops_recovery_and_never_ends_it() -> Re
     let stop = CancellationToken::new();
     let middle = plan.segments[plan.segments.len() / 2].name.clone();
     let kinds = [
-        (Fault::FailBefore(Class::Config), Kind::FailBefore),
-        (Fault::Omit, Kind::Omit),
-        (Fault::Flip, Kind::Flip),
-        (Fault::Short, Kind::Short),
+        (Fault::FailBefore(Class::Config), Kind::FailBefore, 3),
+        (Fault::Omit, Kind::Omit, 1),
+        (Fault::Flip, Kind::Flip, 1),
+        (Fault::Short, Kind::Short, 1),
     ];
-    for (fault, kind) in kinds {
+    for (fault, kind, exit) in kinds {
         let (store, faults) = FaultStore::new(source.archive.store.clone(), 7);
         faults.script(Rule::once(Op::Get, fault).on(middle.as_str()).times(9999));
         let error = from_store(&source, store, &plan, &stop).await.err().context("it succeeded")?;
-        assert!(matches!(error, RestoreError::Server { .. }), "{fault:?}: {error}");
+        assert!(matches!(error, RestoreError::NoLog { .. }), "{fault:?}: {error}");
+        assert_eq!(error.exit(), exit, "{fault:?}: {error}");
         assert!(error.to_string().contains(&middle), "{fault:?}: {error}");
         assert!(faults.fired(kind) > 0, "{fault:?}");
         assert!(recovers(&source), "{fault:?}: recovery was ended");

@@ -18,6 +18,7 @@ fn an_archive_is_restored_by_hand_with_zstd_tar_cat_and_postgres_alone() -> Resu
     cluster.pgbench_init("postgres", 1)?;
     cluster
         .sql("CREATE TABLE elsewhere TABLESPACE beside AS SELECT generate_series(1, 1000) AS n")?;
+    subscribe_to_nobody(cluster)?;
     protected.await_base()?;
     protected.cluster.pgbench("postgres", &["-t", "200"])?;
     let moment = protected.cluster.record("postgres")?;
@@ -56,5 +57,27 @@ fn an_archive_is_restored_by_hand_with_zstd_tar_cat_and_postgres_alone() -> Resu
     ensure!(status.success(), "the steps failed: {status}");
     let mut stop: Command = protected.cluster.tool("pg_ctl");
     ensure!(stop.arg("-D").arg(&folder).args(["-m", "fast", "-w", "stop"]).status()?.success());
-    protected.assert_restored(&folder, &moment)
+    protected.assert_restored(&folder, &moment)?;
+    assert_asleep(&Cluster::open(protected.cluster.major(), &folder)?)
+}
+
+/// A subscription that tries for ever, as long as it is awake.
+fn subscribe_to_nobody(cluster: &Cluster) -> Result<()> {
+    cluster.sql(
+        "CREATE SUBSCRIPTION s CONNECTION 'host=127.0.0.1 port=1' PUBLICATION p \
+         WITH (connect = false, slot_name = 'theirs')",
+    )?;
+    cluster.sql("ALTER SUBSCRIPTION s ENABLE").map(drop)
+}
+
+/// Nothing of the source's wakes up in a copy that was made by hand.
+fn assert_asleep(copy: &Cluster) -> Result<()> {
+    copy.start()?;
+    let workers = "SELECT pg_sleep(1); SELECT count(*) FROM pg_stat_activity \
+                   WHERE backend_type LIKE 'logical replication%'";
+    let found = copy.sql(workers)?;
+    ensure!(found.trim() == "0", "{found} workers run");
+    ensure!(copy.value("postgres", "SELECT subenabled FROM pg_subscription")? == "t", "no danger");
+    ensure!(copy.value("postgres", "SHOW cron.launch_active_jobs")? == "off", "jobs would run");
+    Ok(())
 }

@@ -44,6 +44,26 @@ async fn nothing_is_lost_when_the_primary_steps_down_dies_or_stands_still() -> R
     Ok(())
 }
 
+/// A connection string may name one host, and that host may go for good.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_set_is_followed_when_the_only_host_that_the_address_names_is_gone() -> Result<()> {
+    let set = ReplicaSet::three()?;
+    let named = set.primary()?;
+    let url = format!("mongodb://{}/?replicaSet={}", named.host(), set.name());
+    let mut follower = Follower::start(&url).await?;
+    let load = Load::start(&set, 1)?;
+    more(&load, 50)?;
+    follower.reach(newest(set.primary()?).await?).await?;
+    named.kill9()?;
+    more(&load, 50)?;
+    load.stop();
+    let primary = set.primary()?;
+    follower.reach(newest(primary).await?).await?;
+    let follower = follower.stop().await?;
+    assert!(follower.assert_is_oplog_of(primary)? > 100);
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_set_that_restarts_under_us_is_followed_again() -> Result<()> {
     let set = ReplicaSet::single()?;

@@ -40,9 +40,26 @@ impl ReplicaSet {
     /// # Errors
     /// When nobody can be used: [`Error::EveryMember`] with what each said.
     pub async fn find(options: &ConnectOptions) -> Result<Self, Error> {
+        Self::find_among(options, &BTreeSet::new()).await
+    }
+
+    /// The same, asking also hosts that were members when the set was last seen: those of the
+    /// connection string may all be gone for good.
+    ///
+    /// # Errors
+    /// As [`Self::find`].
+    pub async fn find_among(
+        options: &ConnectOptions,
+        known: &BTreeSet<String>,
+    ) -> Result<Self, Error> {
         let mut set = Self { members: Vec::new(), refused: Vec::new() };
         let mut asked: BTreeSet<String> = BTreeSet::new();
         let mut next: Vec<ServerAddress> = options.hosts().to_vec();
+        if !options.direct {
+            let seeds: BTreeSet<String> = next.iter().map(ToString::to_string).collect();
+            let others = known.difference(&seeds);
+            next.extend(others.filter_map(|host| ServerAddress::parse(host).ok()));
+        }
         while !next.is_empty() {
             asked.extend(next.iter().map(ToString::to_string));
             for answer in join_all(next.iter().map(|host| ask(options, host))).await {
@@ -85,6 +102,11 @@ impl ReplicaSet {
         let named = self.members.iter().flat_map(|(_, hello)| &hello.hosts);
         let new: BTreeSet<&String> = named.filter(|host| !known(host)).collect();
         new.into_iter().filter_map(|host| ServerAddress::parse(host).ok()).collect()
+    }
+
+    /// The hosts that its members name.
+    pub fn hosts(&self) -> BTreeSet<String> {
+        self.members.iter().flat_map(|(_, hello)| hello.hosts.iter().cloned()).collect()
     }
 
     /// In the order in which they are to be used.

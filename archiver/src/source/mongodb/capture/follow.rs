@@ -59,7 +59,8 @@ impl Capture {
     /// A cursor that begins with the newest entry that is held, on the first member that has it.
     /// `None`: the log goes on behind a gap, with another cursor.
     async fn open(&mut self) -> Result<Option<(Tail, Batch)>, CaptureError> {
-        let set = ReplicaSet::find(&self.setup.options).await?;
+        let set = ReplicaSet::find_among(&self.setup.options, &self.known).await?;
+        self.known = set.hosts();
         let mut tried = Vec::new();
         for (member, _) in set.members() {
             self.setup.state.beat();

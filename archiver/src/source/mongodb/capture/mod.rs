@@ -10,6 +10,7 @@ mod gap;
 #[cfg(test)]
 mod packer_tests;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -89,6 +90,8 @@ pub struct Capture {
     packer: Packer,
     first: OplogTs,
     reached: watch::Sender<Option<Reached>>,
+    /// The members, when the set was last seen.
+    known: BTreeSet<String>,
     /// How often members that are away were waited for.
     asked: u32,
     repeat: Repeat,
@@ -110,7 +113,17 @@ impl Capture {
         let repeat = Repeat::new(setup.clock.clone());
         let packer = Packer::new(from.next, from.last, from.open);
         let reached = watch::Sender::new(packer.reached());
-        Self { setup, ring, stop, packer, first: from.first, reached, asked: 0, repeat }
+        Self {
+            setup,
+            ring,
+            stop,
+            packer,
+            first: from.first,
+            reached,
+            known: BTreeSet::new(),
+            asked: 0,
+            repeat,
+        }
     }
 
     /// Which entries have been handed on, and where their log ends.

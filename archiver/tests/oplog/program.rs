@@ -249,6 +249,7 @@ async fn an_oplog_that_rolled_over_while_the_sidecar_was_away_is_a_gap_with_a_ne
     let store = url::open(&archive, Access::ReadOnly).await?;
     let gaps: Vec<_> = ledger::read(&*store, LINEAGE)
         .await?
+        .entries
         .into_iter()
         .filter_map(|entry| match entry.event {
             Event::Gap { from, to, oplog, .. } => Some((from, to, oplog)),

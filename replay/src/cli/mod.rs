@@ -14,6 +14,7 @@ mod reindex;
 mod restore;
 mod verify;
 mod mongodb;
+mod mongodb_status;
 
 pub use args::{Cli, Command, Global, RestoreArgs, TargetArgs};
 pub use error::{CliError, Code, Exit};
@@ -97,12 +98,15 @@ async fn execute(cli: Cli) -> Result<Outcome, CliError> {
     let terminal = std::io::stdout().is_terminal();
     let context = Context { global: cli.global, clock: SystemClock::new(), terminal };
     let oplog = match &cli.command {
-        Command::List | Command::Plan(_) | Command::Restore(_) => {
+        Command::Status(_) | Command::List | Command::Plan(_) | Command::Restore(_) => {
             interruptible(mongodb::open(&context)).await?
         }
         _ => None,
     };
     match (cli.command, oplog) {
+        (Command::Status(args), Some(archive)) => {
+            interruptible(mongodb_status::run(&context, &archive, &args)).await
+        }
         (Command::List, Some(archive)) => Ok(mongodb::list(&context, &archive)),
         (Command::Plan(args), Some(archive)) => {
             interruptible(mongodb::plan(&context, &archive, &args)).await

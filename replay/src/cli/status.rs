@@ -3,6 +3,8 @@
 //!
 //! Enters: a catalog and this machine's clock. Leaves: a [`Status`] as text or JSON.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::args::StatusArgs;
@@ -15,7 +17,7 @@ use proto::postgres::lsn::{Lsn, Timeline};
 use proto::timestamp::Timestamp;
 
 /// An idle database writes a watermark each minute: without a newer proof, nothing is written.
-const PROOF_AGE_MAX: f64 = 300.0;
+pub(super) const PROOF_AGE_MAX: f64 = 300.0;
 
 /// What is known of a database's protection.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -102,14 +104,16 @@ pub(super) async fn run(context: &Context, args: &StatusArgs) -> Result<Outcome,
     } else {
         text(&status, context.terminal)
     };
-    let over = limit.filter(|max| status.lag_seconds.is_none_or(|lag| lag > max.as_secs_f64()));
-    let error = over.map(|max| {
-        let lag = status.lag_seconds.map_or("unknown".to_owned(), show::duration);
-        let what =
-            format!("the lag is {lag}, and {} is the limit", show::duration(max.as_secs_f64()));
-        CliError::new(Code::LagOver, what, "look at pitrd: `systemctl status pitrd`, /metrics")
-    });
-    Ok(Outcome { output, error })
+    Ok(Outcome { output, error: over(limit, status.lag_seconds) })
+}
+
+/// A lag over the limit that was given; one that is unknown is over every limit.
+pub(super) fn over(limit: Option<Duration>, lag: Option<f64>) -> Option<CliError> {
+    let max = limit.filter(|max| lag.is_none_or(|lag| lag > max.as_secs_f64()))?;
+    let lag = lag.map_or("unknown".to_owned(), show::duration);
+    let what = format!("the lag is {lag}, and {} is the limit", show::duration(max.as_secs_f64()));
+    let next = "look at pitrd: `systemctl status pitrd`, /metrics";
+    Some(CliError::new(Code::LagOver, what, next))
 }
 
 pub(super) async fn collect(catalog: &Catalog, now: Timestamp) -> Result<Status, CliError> {
@@ -238,22 +242,27 @@ impl ShownBase {
 }
 
 /// The first line says it all.
-fn headline(status: &Status) -> String {
-    let until = status.restorable_until.map_or_else(
+pub(super) fn headline(
+    protected: bool,
+    trouble: Option<(Timestamp, &str)>,
+    restorable_until: Option<Timestamp>,
+) -> String {
+    let until = restorable_until.map_or_else(
         || "nothing can be restored".to_owned(),
         |until| format!("restorable until {}", show::time(until)),
     );
-    match (status.protected, status.since, &status.reason) {
-        (true, ..) => format!("PROTECTED  {until}"),
-        (false, Some(since), Some(reason)) => {
+    match (protected, trouble) {
+        (true, _) => format!("PROTECTED  {until}"),
+        (false, Some((since, reason))) => {
             format!("NOT PROTECTED since {}: {reason}; {until}", show::time(since))
         }
-        (false, ..) => format!("NOT PROTECTED; {until}"),
+        (false, None) => format!("NOT PROTECTED; {until}"),
     }
 }
 
 pub(super) fn text(status: &Status, terminal: bool) -> String {
-    let mut lines = vec![headline(status)];
+    let trouble = status.since.zip(status.reason.as_deref());
+    let mut lines = vec![headline(status.protected, trouble, status.restorable_until)];
     let version = status.identity.postgres().map_or(0, |postgres| postgres.version_num / 10_000);
     lines.push(format!(
         "archive  {}  lineage {}  {} {version}  cluster {}",

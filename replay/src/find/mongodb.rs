@@ -168,7 +168,10 @@ async fn scan(
 }
 
 /// The last entry of the archive.
-async fn end_of(archive: &OplogArchive) -> Result<Commit, FindError> {
+///
+/// # Errors
+/// When there is none, or it cannot be read.
+pub async fn end_of(archive: &OplogArchive) -> Result<Commit, FindError> {
     let from = archive.segments.last().ok_or(FindError::NoLog)?.first;
     let mut end = None;
     scan(archive, from, |entry, _| {

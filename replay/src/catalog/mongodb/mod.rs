@@ -5,8 +5,10 @@
 //! written.
 
 mod log;
+mod windows;
 
 pub use log::{Head, LogReader};
+pub use windows::{OplogGap, OplogWindow};
 
 use std::sync::Arc;
 

@@ -38,6 +38,17 @@ fn a_folder_and_a_set_that_runs_are_restored_to_a_name_a_timestamp_and_a_time() 
 
     let listed = pitr(&["list", "--archive", &archive, "--json"])?.ok()?.json()?;
     ensure!(listed["engine"] == "mongodb" && listed["bases"][0]["id"] == "one", "{listed}");
+    let status = pitr(&["status", "--archive", &archive, "--json"])?.ok()?.json()?;
+    let stop = taken.base.stop.to_string();
+    ensure!(status["windows"][0]["from_ts"] == stop.as_str(), "{status}");
+    ensure!(
+        status["bases"][0]["stop"] == stop.as_str() && status["engine"] == "mongodb",
+        "{status}"
+    );
+    ensure!(status["gaps"].as_array().is_some_and(Vec::is_empty), "{status}");
+    let told = pitr(&["status", "--archive", &archive])?.ok()?.stdout;
+    ensure!(told.contains("PROTECTED") && told.contains("restorable until"), "{told}");
+    pitr(&["status", "--archive", &archive, "--fail-if-lag", "1ms"])?.code_is(11)?;
     let at = archived::text(last);
     let plan = pitr(&["plan", "--archive", &archive, "--at", &at, "--json"])?.ok()?.json()?;
     ensure!(plan["target"]["until"] == at.as_str(), "{plan}");

@@ -29,7 +29,7 @@ use crate::watch::state::{Phase, State};
 use packer::Packer;
 pub use packer::{Last, OpenSegment, Reached, SEGMENT_BYTES};
 
-/// An oplog has one epoch (docs/decisions/0010-mongodb-positions.md).
+/// An oplog has one epoch (docs/decisions/0010-positions-of-mongodb-are-byte-offsets.md).
 pub const EPOCH: Epoch = Epoch(1);
 
 /// What ends the capture: only a contradiction, never a set that is away.

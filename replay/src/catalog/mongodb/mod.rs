@@ -74,7 +74,8 @@ impl Stored {
 }
 
 impl OplogArchive {
-    /// Reads the archive in `store`; `None` when it is another engine's.
+    /// Reads the archive in `store`; `None` when it is not wholly MongoDB's: one that calls itself so
+    /// without saying which set it is of belongs to nobody.
     ///
     /// # Errors
     /// When there is no archive there, or it cannot be read.
@@ -84,7 +85,7 @@ impl OplogArchive {
     ) -> Result<Option<Self>, CatalogError> {
         let lineages = proto::archive::ends::lineages(&*store).await?;
         let (lineage, identity) = choose(&*store, &lineages, lineage).await?;
-        if identity.engine != Engine::Mongodb {
+        if identity.engine != Engine::Mongodb || identity.mongodb().is_none() {
             return Ok(None);
         }
         let mut damage = Vec::new();

@@ -243,7 +243,7 @@ fn operations_lists_every_metric_and_state_and_no_other() -> Result<()> {
 /// "Give --this": one that does not exist sends a person nowhere.
 #[test]
 fn no_program_names_a_flag_that_does_not_exist() -> Result<()> {
-    const OF_OTHERS: [&str; 7] = [
+    const OF_OTHERS: [&str; 13] = [
         "--enable",
         "--pkglibdir",
         "--describe-config",
@@ -251,6 +251,12 @@ fn no_program_names_a_flag_that_does_not_exist() -> Result<()> {
         "--version",
         "--help",
         "--replSet",
+        "--bind",
+        "--dbpath",
+        "--logappend",
+        "--logpath",
+        "--nounixsocket",
+        "--setParameter",
     ];
     const MISSPELT_IN_TESTS: [&str; 2] = ["--colour", "--jsno"];
     let (mut known, _) = of_help("pitrd", &["run", "base", "check", "point"])?;

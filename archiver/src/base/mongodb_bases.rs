@@ -193,9 +193,12 @@ impl Log<'_> {
         let store = &*ground.store;
         let goal = Newest { ts: base.stop, reached: self.newest.reached.clone() };
         let (mut seen, mut since) = (None, Instant::now());
+        // Where the capture was when it had come so far: it goes on, and this does not.
+        let mut position = None;
         loop {
+            position = position.or_else(|| goal.position());
             let stored = self.durable.and_then(|durable| *durable.stored.borrow());
-            if goal.position().is_some_and(|at| stored.is_some_and(|stored| stored >= at)) {
+            if position.is_some_and(|at| stored.is_some_and(|stored| stored >= at)) {
                 return Ok(());
             }
             let now = if self.durable.is_some() {

@@ -98,14 +98,15 @@ async fn execute(cli: Cli) -> Result<Outcome, CliError> {
     let terminal = std::io::stdout().is_terminal();
     let context = Context { global: cli.global, clock: SystemClock::new(), terminal };
     let oplog = match &cli.command {
-        Command::Status(_) | Command::List | Command::Plan(_) | Command::Restore(_) => {
-            interruptible(mongodb::open(&context)).await?
-        }
-        _ => None,
+        Command::Reindex | Command::WalFetch { .. } => None,
+        _ => interruptible(mongodb::open(&context)).await?,
     };
     match (cli.command, oplog) {
         (Command::Status(args), Some(archive)) => {
             interruptible(mongodb_status::run(&context, &archive, &args)).await
+        }
+        (Command::Verify(args), Some(archive)) => {
+            interruptible(mongodb::verify(&context, &archive, &args)).await
         }
         (Command::List, Some(archive)) => Ok(mongodb::list(&context, &archive)),
         (Command::Plan(args), Some(archive)) => {

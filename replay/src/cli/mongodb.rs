@@ -25,6 +25,7 @@ use crate::find::time_input::{self, Here, TimeInputError};
 use crate::plan::mongodb::{OplogPlan, OplogPlanError, Wanted, make};
 use crate::target::mongodb::{Into, ReplayError, restore};
 use crate::target::progress;
+use crate::verify::{Options, Progress};
 
 /// A person waits: about ten seconds of asking again.
 const PATIENCE: u32 = 8;
@@ -78,8 +79,29 @@ pub(super) async fn restore_into(
     Ok(Outcome::done(if context.global.json { pretty(&report) } else { report.text() }))
 }
 
-fn pretty(value: &impl serde::Serialize) -> String {
+pub(super) fn pretty(value: &impl serde::Serialize) -> String {
     serde_json::to_string_pretty(value).expect("our own types have string keys")
+}
+
+pub(super) async fn verify(
+    context: &Context,
+    archive: &OplogArchive,
+    args: &super::args::VerifyArgs,
+) -> Result<Outcome, CliError> {
+    let (options, progress) = (Options { read_data: args.read_data }, Progress::default());
+    let report = {
+        let work = crate::verify::mongodb::verify(archive, options, &progress);
+        tokio::select! {
+            report = work => report?,
+            never = super::verify::show(&progress, context.terminal) => match never {},
+        }
+    };
+    let output = if context.global.json {
+        pretty(&report)
+    } else {
+        super::verify::text(&report, args.read_data)
+    };
+    Ok(Outcome { output, error: super::verify::findings(&report, &archive.address()) })
 }
 
 /// Where to: `mongodb://…`, or a folder.

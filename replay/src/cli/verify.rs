@@ -30,20 +30,24 @@ pub(super) async fn run(context: &Context, args: &VerifyArgs) -> Result<Outcome,
     } else {
         text(&report, args.read_data)
     };
-    let error = (!report.findings.is_empty()).then(|| {
-        let what = format!("{} findings in {}", report.findings.len(), catalog.address());
+    Ok(Outcome { output, error: findings(&report, &catalog.address()) })
+}
+
+/// Findings are an error of their own.
+pub(super) fn findings(report: &Report, address: &str) -> Option<CliError> {
+    (!report.findings.is_empty()).then(|| {
+        let what = format!("{} findings in {address}", report.findings.len());
         CliError::new(
             Code::Found,
             what,
             "take a new base (`pitrd base`), keep the archive as it is, look at the store",
         )
-    });
-    Ok(Outcome { output, error })
+    })
 }
 
 /// A bar on a terminal, a line now and then elsewhere; on the standard error, for the standard
 /// output is the report's.
-async fn show(progress: &Progress, terminal: bool) -> std::convert::Infallible {
+pub(super) async fn show(progress: &Progress, terminal: bool) -> std::convert::Infallible {
     let bar = if terminal { ProgressBar::new(0) } else { ProgressBar::hidden() };
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} objects  {msg}  {eta} left");
     bar.set_style(style.expect("a template of ours"));

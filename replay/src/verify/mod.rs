@@ -9,6 +9,7 @@ mod bases;
 mod data;
 mod index;
 mod log;
+pub mod mongodb;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};

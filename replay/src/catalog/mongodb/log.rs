@@ -76,8 +76,18 @@ impl OplogArchive {
     }
 }
 
+impl OplogArchive {
+    /// Where a segment stands in the log.
+    ///
+    /// # Errors
+    /// When the store fails, or the segment is damaged.
+    pub async fn head_of(&self, segment: &Segment) -> Result<Head, CatalogError> {
+        head(&*self.store, self.lineage, segment).await
+    }
+}
+
 impl Head {
-    fn continues(&self, before: &Self) -> bool {
+    pub(crate) fn continues(&self, before: &Self) -> bool {
         self.previous == before.hash && self.start.0 == before.start.0 + before.raw_len
     }
 }

@@ -7,3 +7,4 @@ mod moments;
 mod strict;
 mod archived;
 mod program;
+mod protected;

@@ -91,11 +91,46 @@ fn a_folder_and_a_set_that_runs_are_restored_to_a_name_a_timestamp_and_a_time() 
     plan("2026-01-01 00:00")?.code_is(2)?;
     pitr(&["plan", "--archive", &archive, "--at-name", "nobody wrote this"])?.code_is(10)?;
     pitr(&["plan", "--archive", &archive, "--at-lsn", "0/1"])?.code_is(2)?;
+    damaged(&archive, &at)
+}
+
+/// What is damaged or missing is found, and nothing is restored across it.
+fn damaged(archive: &str, at: &str) -> Result<()> {
+    let verify = |more: &[&str]| {
+        let output = pitr(&[&["verify", "--archive", archive, "--json"][..], more].concat())?;
+        let findings = output.json()?["findings"].as_array().map_or(0, Vec::len);
+        Ok::<_, anyhow::Error>((output.code, findings))
+    };
+    ensure!(verify(&["--read-data"])? == (Some(0), 0), "a whole archive has findings");
+    let files = |below: &str| -> Result<Vec<std::path::PathBuf>> {
+        let mut found = Vec::new();
+        let mut folders = vec![std::path::Path::new(archive).join("lineage/1").join(below)];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder)? {
+                let path = entry?.path();
+                if path.is_dir() { folders.push(path) } else { found.push(path) }
+            }
+        }
+        found.sort();
+        Ok(found)
+    };
+    let object = files("base")?.into_iter().find(|path| !path.ends_with("complete.json"));
+    let object = object.context("a base has objects")?;
+    let mut bytes = std::fs::read(&object)?;
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x20;
+    std::fs::remove_file(&object)?;
+    std::fs::write(&object, bytes)?;
+    ensure!(verify(&["--read-data"])? == (Some(9), 1), "a flipped bit was not found");
+    let segments = files("log")?;
+    std::fs::remove_file(&segments[segments.len() / 2])?;
+    ensure!(verify(&[])? == (Some(9), 1), "a missing segment was not found");
+    pitr(&["plan", "--archive", archive, "--at", at])?.code_is(10)?;
     Ok(())
 }
 
 /// What a server shows that is started in a restored folder, of no set.
-fn of_folder(mongod: &str, folder: &str) -> Result<moment::Contents> {
+pub(crate) fn of_folder(mongod: &str, folder: &str) -> Result<moment::Contents> {
     let port = tests::ports::Port::take()?;
     let mut command = process::command(std::path::Path::new(mongod), None, process::Death::Kill);
     command.args(["--dbpath", folder, "--bind_ip", "127.0.0.1", "--nounixsocket", "--quiet"]);

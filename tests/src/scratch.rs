@@ -118,7 +118,8 @@ fn locked(root: &Path) -> Result<File> {
     let unnamed = root.join("lock.new");
     let lock = File::create(&unnamed)?;
     rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
-    std::fs::rename(&unnamed, root.join(LOCK))?;
+    std::fs::hard_link(&unnamed, root.join(LOCK))?;
+    std::fs::remove_file(&unnamed)?;
     Ok(lock)
 }
 

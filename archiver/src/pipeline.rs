@@ -27,7 +27,7 @@ use crate::source::{CaptureStart, Source, mongodb};
 use crate::spool::held::{self, HeldError};
 use crate::spool::recover::{self, RecoverSetup};
 use crate::spool::spooler::blocking;
-use crate::spool::{SpoolError, SpoolLevel, SpoolSetup, Spooler};
+use crate::spool::{SpoolError, SpoolLevel, SpoolSetup, Spooler, unstored};
 use crate::watch::lag::LagProbe;
 use crate::watch::line;
 use crate::watch::state::{Phase, State};
@@ -187,8 +187,15 @@ pub async fn start(
         lineage: lineage.0,
         writer,
     };
-    let store_end = end.store.clone();
-    let recovered = blocking(move || recover::recover(&setup, &store_end)).await?;
+    let (store_end, disk, commits) =
+        (end.store.clone(), ground.disk.clone(), source.commits(opened));
+    let (recovered, unstored) = blocking(move || {
+        let recovered = recover::recover(&setup, &store_end)?;
+        let stored = store_end.raw.len() as u64;
+        let unstored = unstored::oldest_commits(&*disk, &recovered, stored, &*commits)?;
+        Ok((recovered, unstored))
+    })
+    .await?;
     ground.level.set(recovered.bytes);
     let places = held::Places {
         disk: &ground.disk,
@@ -198,6 +205,7 @@ pub async fn start(
     };
     let held = held::find(&places, &*segmenter, &recovered).await?;
     let probe = Arc::new(LagProbe::new(ground.clock.clone(), source.commits(opened)));
+    probe.holds(unstored);
     let (health, level) = (ground.health.clone(), ground.level.clone());
     let state = Arc::new(State::new(engine, probe.clone(), health, level));
     let next = Position::new(recovered.start.epoch, recovered.start.next);

@@ -12,6 +12,7 @@ mod append;
 mod compare;
 pub mod recover;
 pub mod held;
+pub mod unstored;
 pub mod read;
 pub mod level;
 pub mod probe;

@@ -22,6 +22,32 @@ const CATCH_UP_FRAME: usize = 512 << 10;
 /// Finds the first commit time in a piece of log: each engine's own decoder.
 pub trait CommitTimes: Send + Sync + std::fmt::Debug {
     fn first(&self, start: Offset, raw: &[u8]) -> Option<Timestamp>;
+
+    /// Reads a segment that begins at `start`, piece by piece from its first byte on. Each piece
+    /// is looked at alone, unless an engine's records go across pieces.
+    fn reader(&self, start: Offset) -> Box<dyn CommitReader + '_> {
+        Box::new(Pieces { commits: self, at: start })
+    }
+}
+
+/// A segment on its way through a decoder.
+pub trait CommitReader {
+    /// Takes the next piece: the time of the first commit in it whose record ends behind `after`.
+    fn feed(&mut self, raw: &[u8], after: Offset) -> Option<Timestamp>;
+}
+
+struct Pieces<'a, C: ?Sized> {
+    commits: &'a C,
+    at: Offset,
+}
+
+impl<C: CommitTimes + ?Sized> CommitReader for Pieces<'_, C> {
+    fn feed(&mut self, raw: &[u8], after: Offset) -> Option<Timestamp> {
+        let start = self.at;
+        self.at = Offset(start.0 + raw.len() as u64);
+        let known = usize::try_from(after.since(start).0).map_or(raw.len(), |n| n.min(raw.len()));
+        self.commits.first(Offset(start.0 + known as u64), &raw[known..])
+    }
 }
 
 /// Where no log is looked at.
@@ -46,6 +72,8 @@ struct Inner {
     uncut: Option<Timestamp>,
     /// The database's clock, and ours at that moment.
     clock: Option<(Timestamp, Duration)>,
+    /// The same before it was heard: it shows at least this, as a commit of it says.
+    at_least: Option<(Timestamp, Duration)>,
 }
 
 #[derive(Debug)]
@@ -65,18 +93,30 @@ impl LagProbe {
         self.lock().clock = Some((clock, self.clock.monotonic()));
     }
 
-    /// What the database's clock shows now, as far as we know it.
+    /// An earlier run left log that the store lacks: where each piece ends, and its oldest commit.
+    pub fn holds(&self, found: Vec<(Position, Timestamp)>) {
+        let now = self.clock.monotonic();
+        let mut inner = self.lock();
+        inner.at_least = found.iter().map(|(_, oldest)| (*oldest, now)).max();
+        inner.frames.extend(found.into_iter().map(|(end, oldest)| Waiting { end, oldest }));
+    }
+
+    /// What the database's clock shows now, as far as it was heard.
     pub fn database_now(&self) -> Option<Timestamp> {
-        let (clock, at) = self.lock().clock?;
+        self.since(self.lock().clock)
+    }
+
+    fn since(&self, known: Option<(Timestamp, Duration)>) -> Option<Timestamp> {
+        let (clock, at) = known?;
         let passed = self.clock.monotonic().saturating_sub(at);
         Some(clock.plus_micros(i64::try_from(passed.as_micros()).unwrap_or(i64::MAX)))
     }
 
-    /// Seconds; `durable` is what the store (or the spool) has confirmed. `None` before the
-    /// database has told its time.
+    /// Seconds; `durable` is what the store (or the spool) has confirmed. Before the database has
+    /// told its time, at least so many, by the commits that wait; `None` when there are none.
     pub fn seconds(&self, durable: Option<Position>) -> Option<f64> {
-        let now = self.database_now()?;
         let mut inner = self.lock();
+        let now = self.since(inner.clock.or(inner.at_least))?;
         while inner.frames.front().is_some_and(|frame| durable.is_some_and(|d| frame.end <= d)) {
             inner.frames.pop_front();
         }
@@ -170,6 +210,19 @@ mod tests {
         lag.cut(at(10), &[0; 10]);
         assert_eq!(lag.seconds(Some(at(9))), Some(3.0));
         assert_eq!(lag.seconds(Some(at(10))), Some(1.0));
+        assert_eq!(lag.seconds(Some(at(20))), Some(0.0));
+    }
+
+    #[test]
+    fn what_only_the_spool_holds_counts_with_the_age_of_its_oldest_commit() {
+        let lag = LagProbe::new(Arc::new(Still), Arc::new(Still));
+        assert_eq!(lag.seconds(None), None);
+        lag.holds(vec![(at(10), Timestamp(5_000_000)), (at(20), Timestamp(8_000_000))]);
+        // The database is away: its clock shows at least what its last commit says.
+        assert_eq!(lag.seconds(Some(at(0))), Some(3.0));
+        lag.heard(Timestamp(20_000_000));
+        assert_eq!(lag.seconds(Some(at(9))), Some(15.0));
+        assert_eq!(lag.seconds(Some(at(10))), Some(12.0));
         assert_eq!(lag.seconds(Some(at(20))), Some(0.0));
     }
 

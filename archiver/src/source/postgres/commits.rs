@@ -6,7 +6,7 @@ use proto::postgres::scan::Scanner;
 use proto::postgres::transaction::Meaning;
 use proto::timestamp::Timestamp;
 
-use crate::watch::lag::CommitTimes;
+use crate::watch::lag::{CommitReader, CommitTimes};
 
 /// A WAL page (XLOG_BLCKSZ): a record reader may begin at any of them.
 const PAGE: u64 = 8192;
@@ -27,6 +27,25 @@ impl CommitTimes for WalCommits {
         scanner.feed(piece, &mut |event| {
             if let (None, Some(time)) = (found, commit_time(&event.meaning)) {
                 found = Some(time);
+            }
+        });
+        found
+    }
+
+    fn reader(&self, start: Offset) -> Box<dyn CommitReader + '_> {
+        Box::new(Reader(Scanner::new(start.into(), self.0)))
+    }
+}
+
+/// A segment from its first byte on, which begins a page.
+struct Reader(Scanner);
+
+impl CommitReader for Reader {
+    fn feed(&mut self, raw: &[u8], after: Offset) -> Option<Timestamp> {
+        let mut found = None;
+        self.0.feed(raw, &mut |event| {
+            if found.is_none() && event.end > Lsn::from(after) {
+                found = commit_time(&event.meaning);
             }
         });
         found

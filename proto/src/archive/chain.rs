@@ -2,7 +2,7 @@
 //!
 //! Enters: a segment's name. Leaves: the fewest objects that hold its raw bytes from the first on,
 //! merged ones first, and where the chain ends. A hole or a hash that does not continue ends the
-//! chain with an error: nothing behind it is ever served.
+//! chain, for a writer with an error: nothing behind it is ever served.
 
 use bytes::Bytes;
 
@@ -11,7 +11,7 @@ use super::layout::{Lineage, sequence_of};
 use crate::segment::{
     Hash, MERGE_COUNT, RunningHash, TAIL_HEADER_LEN, TailHeader, TailKind, Watermark, read_tail,
 };
-use crate::store::{Key, Range, Store, list_after};
+use crate::store::{Class, Key, Range, Store, list_after};
 
 /// One object of a chain.
 #[derive(Debug, Clone)]
@@ -113,6 +113,79 @@ pub async fn follow_whole(
     linked(segment, read_headers(store, found, HELD_MAX).await?)
 }
 
+/// A chain as far as it is good.
+#[derive(Debug)]
+pub struct Prefix {
+    pub chain: Chain,
+    /// What ends it there, if it was damage that did.
+    pub broken: Option<ArchiveError>,
+}
+
+/// The good beginning of a chain, for who reads: damage costs what lies behind it. What is read
+/// whole here is proved by its hash.
+///
+/// # Errors
+/// When the store fails.
+pub async fn follow_good(
+    store: &dyn Store,
+    lineage: Lineage,
+    segment: &str,
+) -> Result<Prefix, ArchiveError> {
+    let found = listed(store, lineage, segment).await?;
+    let mut chain = Chain::default();
+    let mut proof = Some(RunningHash::default());
+    for link in read_links(store, found, HELD_MAX).await {
+        let next = link.and_then(|link| {
+            check_continues(segment, &chain, &link)?;
+            check_held(segment, &mut proof, &link)?;
+            Ok(link)
+        });
+        match next {
+            Ok(link) => chain.links.push(link),
+            Err(error) if matches!(error.class(), Class::Damaged | Class::Absent) => {
+                return Ok(Prefix { chain, broken: Some(error) });
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Prefix { chain, broken: None })
+}
+
+/// Proves the bytes of a link, as long as all before it were read whole too.
+fn check_held(
+    segment: &str,
+    proof: &mut Option<RunningHash>,
+    link: &Link,
+) -> Result<(), ArchiveError> {
+    if link.header.raw_len == 0 {
+        return Ok(());
+    }
+    let (Some(hash), Some(held)) = (proof.as_mut(), &link.held) else {
+        *proof = None;
+        return Ok(());
+    };
+    check_bytes(segment, hash, link, held).map(drop)
+}
+
+/// The raw bytes of a link, which continue those that were hashed.
+fn check_bytes(
+    segment: &str,
+    hash: &mut RunningHash,
+    link: &Link,
+    object: &[u8],
+) -> Result<Vec<u8>, ArchiveError> {
+    let key = link.key.clone();
+    let (header, piece) =
+        read_tail(object).map_err(|source| ArchiveError::Segment { key, source })?;
+    hash.update(&piece);
+    if header != link.header || hash.now() != header.after {
+        let (segment, key) = (segment.to_owned(), link.key.clone());
+        let detail = "its bytes are not what its hash says".to_owned();
+        return Err(ArchiveError::Chain { segment, key, detail });
+    }
+    Ok(piece)
+}
+
 /// The latest proof of completeness in the chain of a segment that is sealed. The seal proves the
 /// bytes, so that the newest headers tell, and nothing needs to be followed.
 ///
@@ -174,9 +247,17 @@ async fn listed(
 async fn read_headers(
     store: &dyn Store,
     found: Vec<(Key, u64)>,
-    mut room: u64,
+    room: u64,
 ) -> Result<Vec<Link>, ArchiveError> {
-    use futures_util::{StreamExt, TryStreamExt, stream};
+    read_links(store, found, room).await.into_iter().collect()
+}
+
+async fn read_links(
+    store: &dyn Store,
+    found: Vec<(Key, u64)>,
+    mut room: u64,
+) -> Vec<Result<Link, ArchiveError>> {
+    use futures_util::{StreamExt, stream};
     let sized = found.into_iter().map(|(key, bytes)| {
         let whole = bytes <= WHOLE_MAX.min(room);
         room -= if whole { bytes } else { 0 };
@@ -192,7 +273,7 @@ async fn read_headers(
             }
         })
         .buffered(REQUESTS_AT_ONCE)
-        .try_collect()
+        .collect()
         .await
 }
 
@@ -244,16 +325,7 @@ pub async fn read_raw(
         .collect();
     let mut objects = stream::iter(reads).buffered(REQUESTS_AT_ONCE);
     while let Some((link, object)) = objects.next().await {
-        let key = link.key.clone();
-        let (header, piece) =
-            read_tail(&object?).map_err(|source| ArchiveError::Segment { key, source })?;
-        hash.update(&piece);
-        if header != link.header || hash.now() != header.after {
-            let (segment, key) = (segment.to_owned(), link.key.clone());
-            let detail = "its bytes are not what its hash says".to_owned();
-            return Err(ArchiveError::Chain { segment, key, detail });
-        }
-        raw.extend(piece);
+        raw.extend(check_bytes(segment, &mut hash, link, &object?)?);
     }
     Ok((raw, hash))
 }

@@ -12,12 +12,12 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use super::load::{REQUESTS_AT_ONCE, describe};
 use super::{CatalogError, Damage};
 use proto::archive::ArchiveError;
-use proto::archive::chain::{self, Chain};
+use proto::archive::chain::{self, Chain, Prefix};
 use proto::archive::layout::{Lineage, SegmentName, postgres_segment_of};
 use proto::position::Epoch;
 use proto::postgres::lsn::{SegmentId, SegmentSize, Timeline};
 use proto::segment::{FOOTER_READ, Footer, Watermark};
-use proto::store::{Class, Range, Store, list_all};
+use proto::store::{Range, Store, StoreError, list_all};
 
 /// How many of a timeline's newest chains are looked through for watermarks.
 const CHAINS_FOR_WATERMARKS: usize = 2;
@@ -29,6 +29,8 @@ pub struct TimelineLog {
     pub segments: BTreeMap<u64, Stored>,
     /// The latest proof of completeness that stands in its tails.
     pub watermark: Option<Watermark>,
+    /// Open segments whose chain breaks, by number, and how: what stands before is in `segments`.
+    pub broken: BTreeMap<u64, String>,
 }
 
 /// How a segment is stored.
@@ -169,10 +171,16 @@ async fn read_chains(
     for (id, followed) in chains {
         let log = logs.entry(id.timeline).or_default();
         match followed {
-            Ok(Followed::Chain(chain)) if chain.links.is_empty() => {}
-            Ok(Followed::Chain(chain)) => {
-                log.prove(chain.watermark());
-                log.segments.insert(id.number, Stored::Tails(Box::new(chain)));
+            Ok(Followed::Chain(Prefix { chain, broken })) => {
+                if let Some(error) = broken {
+                    let found = damaged(error.into())?;
+                    log.broken.insert(id.number, format!("{}: {}", found.key, found.detail));
+                    damage.push(found);
+                }
+                if !chain.links.is_empty() {
+                    log.prove(chain.watermark());
+                    log.segments.insert(id.number, Stored::Tails(Box::new(chain)));
+                }
             }
             Ok(Followed::Sealed(bytes)) => {
                 drop(log.segments.insert(id.number, Stored::Sealed { bytes }));
@@ -215,7 +223,7 @@ async fn read_watermarks(
 }
 
 enum Followed {
-    Chain(Chain),
+    Chain(Prefix),
     /// It was sealed meanwhile, and its tails are going.
     Sealed(u64),
 }
@@ -230,17 +238,16 @@ async fn follow(
     const ATTEMPTS: u32 = 3;
     let mut attempt = 1;
     loop {
-        let error = match chain::follow_whole(store, lineage, &id.name(size)).await {
-            Ok(chain) => return Ok(Followed::Chain(chain)),
-            Err(error) => error,
-        };
+        let prefix = chain::follow_good(store, lineage, &id.name(size)).await?;
+        if prefix.broken.is_none() {
+            return Ok(Followed::Chain(prefix));
+        }
         let sealed = lineage.sealed(&SegmentName::postgres(id, size));
         if let Some(bytes) = store.head(&sealed).await? {
             return Ok(Followed::Sealed(bytes));
         }
-        let moved = matches!(error.class(), Class::Absent | Class::Damaged);
-        if !moved || attempt == ATTEMPTS {
-            return Err(error);
+        if attempt == ATTEMPTS {
+            return Ok(Followed::Chain(prefix));
         }
         attempt += 1;
     }
@@ -253,6 +260,9 @@ fn damaged(error: CatalogError) -> Result<Damage, CatalogError> {
             ArchiveError::Segment { key, .. } | ArchiveError::Chain { key, .. },
         )
         | CatalogError::Segment { key, .. } => key.to_string(),
+        CatalogError::Archive(ArchiveError::Store(StoreError::Absent { key, .. })) => {
+            key.to_string()
+        }
         _ => return Err(error),
     };
     Ok(Damage { key, detail: describe(&error) })

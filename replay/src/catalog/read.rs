@@ -13,7 +13,7 @@ use super::log::Stored;
 use super::{Catalog, CatalogError};
 use crate::plan::{PlannedSegment, Source};
 use proto::archive::ArchiveError;
-use proto::archive::chain;
+use proto::archive::chain::{self, Prefix};
 use proto::archive::layout::{Lineage, SegmentName};
 use proto::postgres::lsn::{SegmentId, SegmentSize};
 use proto::segment::{Footer, Hash, read_sealed};
@@ -132,9 +132,9 @@ async fn read_source(
         Source::Sealed => read_object(store, lineage.sealed(&name), lineage, id, size).await,
         Source::Partial => read_object(store, lineage.partial(&name), lineage, id, size).await,
         Source::Tails { raw_bytes, hash, .. } => {
-            let raw = read_open(store, lineage, id, size).await?;
-            let name = name.name;
             let wanted = usize::try_from(raw_bytes).unwrap_or(usize::MAX);
+            let raw = read_open(store, lineage, id, size, wanted).await?;
+            let name = name.name;
             if raw.len() < wanted {
                 let found = raw.len() as u64;
                 return Err(CatalogError::Shrunk { name, expected: raw_bytes, found });
@@ -150,17 +150,24 @@ async fn read_source(
     }
 }
 
-/// A segment that was open: its tails, or what it was sealed as since then.
+/// A segment that was open: its tails, as far as they are good and if that is as much as is wanted,
+/// or what it was sealed as since then.
 async fn read_open(
     store: &dyn Store,
     lineage: Lineage,
     id: SegmentId,
     size: SegmentSize,
+    wanted: usize,
 ) -> Result<Bytes, CatalogError> {
     let name = SegmentName::postgres(id, size);
     let tails = read_tails(store, lineage, &name.name).await;
     let error = match tails {
-        Ok(raw) if !raw.is_empty() => return Ok(raw),
+        Ok((raw, _)) if !raw.is_empty() && raw.len() >= wanted => return Ok(raw),
+        Ok((_, Some(broken))) => broken.into(),
+        Ok((raw, None)) if !raw.is_empty() => {
+            let (name, expected) = (name.name.clone(), wanted as u64);
+            CatalogError::Shrunk { name, expected, found: raw.len() as u64 }
+        }
         Ok(_) => CatalogError::NoSegment { name: name.name.clone() },
         Err(error) => error.into(),
     };
@@ -171,18 +178,19 @@ async fn read_open(
     }
     // Perhaps its tails were merged while they were read.
     match read_tails(store, lineage, &name.name).await {
-        Ok(raw) if !raw.is_empty() => Ok(raw),
+        Ok((raw, _)) if !raw.is_empty() && raw.len() >= wanted => Ok(raw),
         _ => Err(error),
     }
 }
 
+/// The bytes of the good beginning of a chain, and what breaks it.
 async fn read_tails(
     store: &dyn Store,
     lineage: Lineage,
     segment: &str,
-) -> Result<Bytes, ArchiveError> {
-    let chain = chain::follow_whole(store, lineage, segment).await?;
-    Ok(chain::read_raw(store, segment, &chain).await?.0.into())
+) -> Result<(Bytes, Option<ArchiveError>), ArchiveError> {
+    let Prefix { chain, broken } = chain::follow_good(store, lineage, segment).await?;
+    Ok((chain::read_raw(store, segment, &chain).await?.0.into(), broken))
 }
 
 async fn read_object(

@@ -308,13 +308,25 @@ async fn an_archive_is_opened_with_one_request_for_each_object_of_its_open_chain
 }
 
 #[tokio::test]
-async fn a_damaged_tail_that_is_read_once_is_found_still() {
-    let (archive, _) = many_tails(20).await;
-    // Behind the header: its bytes.
+async fn a_damaged_tail_costs_only_what_lies_behind_it_and_is_named() {
     let header = usize::try_from(proto::segment::TAIL_HEADER_LEN).expect("small");
-    archive.damage(&LINEAGE.tail(&id(2).name(size()), 7), header + 20);
-    let catalog = archive.catalog().await;
-    assert!(catalog.raw(id(2)).await.is_err(), "served");
+    // In its header, and behind it.
+    for byte in [50, header + 20] {
+        let (archive, mut wal) = many_tails(20).await;
+        let harmed = LINEAGE.tail(&id(2).name(size()), 7);
+        archive.damage(&harmed, byte);
+        let catalog = archive.catalog().await;
+        let [damage] = &catalog.damage[..] else { panic!("{:?}", catalog.damage) };
+        assert_eq!(damage.key, harmed.to_string());
+        let good = catalog.raw(id(2)).await.expect("what stands before it");
+        let whole = wal.segment(2);
+        assert_eq!(good.len(), whole.len().div_ceil(20) * 7);
+        assert_eq!(good, whole[..good.len()]);
+        let path = catalog.path();
+        let windows = catalog.windows(&path).await.expect("readable");
+        assert_eq!(windows[0].to_lsn, Lsn(size().start_of(2).0 + good.len() as u64));
+        wal.switch();
+    }
 }
 
 #[tokio::test]

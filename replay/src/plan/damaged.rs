@@ -94,8 +94,10 @@ pub(super) fn unless_latest(
     plan: Plan,
     path: &LogPath,
     wanted: &Wanted,
+    catalog: &Catalog,
 ) -> Result<Plan, PlanError> {
-    let behind = path.holes.range(last_number(&plan)..).next();
+    let last = last_number(&plan);
+    let behind = path.holes.range(last..).next().or_else(|| broken_behind(catalog, path, last));
     match (behind, &wanted.request.target) {
         (Some((number, detail)), Target::Latest) => {
             let size = plan.segment_size();
@@ -109,6 +111,15 @@ pub(super) fn unless_latest(
     }
 }
 
+/// An open segment of the path's own timeline whose chain of tails breaks.
+fn broken_behind<'c>(
+    catalog: &'c Catalog,
+    path: &LogPath,
+    from: u64,
+) -> Option<(&'c u64, &'c String)> {
+    catalog.logs.get(&path.timeline())?.broken.range(from..).next_back()
+}
+
 fn last_number(plan: &Plan) -> u64 {
     plan.segment_ids().last().map_or(0, |(id, _)| id.number)
 }
@@ -117,7 +128,7 @@ fn last_number(plan: &Plan) -> u64 {
 pub(super) fn or_behind(error: PlanError, path: &LogPath, catalog: &Catalog) -> PlanError {
     let PlanError::Refused(reason) = &error else { return error };
     let (Refusal::TooLate { nearest, .. }, Some((number, detail))) =
-        (&**reason, path.holes.last_key_value())
+        (&**reason, path.holes.last_key_value().or_else(|| broken_behind(catalog, path, 0)))
     else {
         return error;
     };

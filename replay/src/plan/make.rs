@@ -47,7 +47,7 @@ pub async fn make(catalog: &Catalog, wanted: &Wanted, now: Timestamp) -> Result<
     loop {
         let damaged = match attempt(catalog, &path, wanted, now).await {
             Ok(plan) => match damaged::in_footers(catalog, &plan).await? {
-                None => return damaged::unless_latest(plan, &path, wanted),
+                None => return damaged::unless_latest(plan, &path, wanted, catalog),
                 Some(found) => found,
             },
             Err(error) => match damaged::named_by(&error, catalog.segment_size()) {

@@ -2,7 +2,7 @@
 
 use super::{Answer, Plan, PlanError, Source, Wanted, make};
 use crate::find::{Refusal, Request, Target};
-use crate::fixture::{Archive, ONE, Wal, at, promoted, sealed, size, whole};
+use crate::fixture::{Archive, LINEAGE, ONE, Wal, at, promoted, sealed, size, whole};
 use proto::archive::base::DamagedPage;
 use proto::postgres::lsn::{Lsn, SegmentId, Timeline};
 use proto::segment::Hash;
@@ -214,4 +214,27 @@ async fn the_latest_moment_is_refused_when_the_end_is_damaged() {
     }
     let early = plan(&archive, &wanted(Target::Time(at(35)))).await.expect("it stands before");
     assert_eq!(early.target.last_kept.and_then(|commit| commit.xid), Some(103));
+}
+
+#[tokio::test]
+async fn what_stands_before_a_damaged_tail_is_restored_and_the_latest_moment_is_refused() {
+    let (archive, _) = whole().await;
+    archive.damage(&LINEAGE.tail(&name(6), 1), 50);
+    // Its commit at 60 s stands in the tail before.
+    let plan_at = plan(&archive, &wanted(Target::Time(at(55)))).await.expect("a plan");
+    assert_eq!(plan_at.target.first_left_out.and_then(|commit| commit.xid), Some(106));
+    let last = plan_at.segments.last().expect("segments");
+    assert!(matches!(last.source, Source::Tails { raw_bytes: 1000, .. }), "{last:?}");
+    let catalog = archive.catalog().await;
+    let raw = crate::catalog::read::read_planned(catalog.store().as_ref(), LINEAGE, last, size());
+    assert_eq!(raw.await.expect("the good beginning").len(), 1000);
+    for target in [Target::Latest, Target::Time(at(110))] {
+        let refused = plan(&archive, &wanted(target)).await;
+        let Err(PlanError::Damaged { segment, detail, before }) = refused else {
+            panic!("{refused:?}")
+        };
+        assert_eq!(segment, name(6));
+        assert!(detail.contains("00000001.zst"), "{detail}");
+        assert!(before.is_some(), "the nearest moment before");
+    }
 }

@@ -15,7 +15,7 @@ use super::SpoolError;
 use super::event::{OpenState, SpoolEvent};
 use super::file::{OpenFile, SealedFile};
 use super::segmenter::Slot;
-use super::spooler::{COMPRESS_AHEAD, Spooler, blocking};
+use super::spooler::{Spooler, blocking};
 
 /// Segments that may be in sealing at once.
 const SEALING_MAX: usize = 3;
@@ -57,7 +57,7 @@ impl Spooler {
     fn keep_buffer(&mut self, raw: Bytes) {
         if let Ok(mut buffer) = raw.try_into_mut()
             && buffer.capacity() >= FRAME_RAW
-            && self.spare.len() <= COMPRESS_AHEAD
+            && self.spare.len() <= self.ahead
         {
             buffer.clear();
             self.spare.push(buffer);

@@ -2,7 +2,7 @@
 //! by side. [`super::append`] appends them in order, fsyncs in groups and seals what is full.
 //!
 //! Enters: [`Item`]s. Leaves: [`SpoolEvent`]s, each after its bytes are on disk. Between two
-//! flushes at most [`FRAME_RAW`] bytes wait uncut and [`COMPRESS_AHEAD`] frames are in work.
+//! flushes at most [`FRAME_RAW`] bytes wait uncut and [`COMPRESS_AHEAD_MAX`] frames are in work.
 //! After a crash at any line the spool file holds whole frames; the rest comes again.
 
 use std::path::PathBuf;
@@ -30,8 +30,9 @@ use super::segmenter::{Segmenter, Slot};
 use crate::ring::{Item, RingReceiver};
 use crate::seal::SegmentIndexer;
 
-/// Frames that may be in compression at once: as many as there are cores to use.
-pub(super) const COMPRESS_AHEAD: usize = 4;
+/// Frames that may be in compression at once, at the most.
+const COMPRESS_AHEAD_MAX: usize = 4;
+
 /// How long the first new byte waits for company when nothing was flushed lately.
 const COALESCE: Duration = Duration::from_millis(5);
 
@@ -92,6 +93,14 @@ pub struct Spooler {
     pub(super) indexer: Option<Box<dyn SegmentIndexer>>,
     /// Buffers of frames that are on disk.
     pub(super) spare: Vec<BytesMut>,
+    /// Frames that may be in compression at once.
+    pub(super) ahead: usize,
+}
+
+/// As many frames as there are cores to compress them: more would only wait, each with three
+/// megabytes of buffers and state.
+fn compress_ahead() -> usize {
+    std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, COMPRESS_AHEAD_MAX))
 }
 
 impl Spooler {
@@ -124,6 +133,7 @@ impl Spooler {
             mark: None,
             indexer: Some(indexer),
             spare: Vec::new(),
+            ahead: compress_ahead(),
         }
     }
 
@@ -162,7 +172,7 @@ impl Spooler {
                 }
                 Some(done) = self.sealing.next() => self.sealed(done)?,
                 () = sleep_until(flush_at), if flush_at.is_some() => self.flush(false).await?,
-                item = self.ring.next(), if self.working.len() < COMPRESS_AHEAD => match item {
+                item = self.ring.next(), if self.working.len() < self.ahead => match item {
                     Some(item) => self.take(item).await?,
                     None => {
                         self.flush(true).await?;
@@ -268,7 +278,7 @@ impl Spooler {
     }
 
     async fn keep_up(&mut self) -> Result<(), SpoolError> {
-        while self.working.len() >= COMPRESS_AHEAD {
+        while self.working.len() >= self.ahead {
             self.append_next().await?;
         }
         Ok(())

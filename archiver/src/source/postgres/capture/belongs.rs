@@ -85,11 +85,6 @@ pub async fn check_lineage(
         return Ok(Belongs::Behind);
     }
     let reached = end.durable.map_or(identity.first, |Position { offset, .. }| offset.into());
-    let is_primary = !session.server().in_hot_standby;
-    if server.timeline == archive && server.flushed < reached && is_primary {
-        let (endpoint, ends) = (session.server().endpoint.to_string(), server.flushed);
-        return Err(CaptureError::ShortLog { endpoint, ends, timeline: archive, reached });
-    }
     let mut shared = server.flushed;
     if server.timeline > Timeline(1) {
         let history = fetch_history(&mut session, server.timeline).await?.history;
@@ -110,6 +105,12 @@ pub async fn check_lineage(
             }
             shared = history.left_at(archive).unwrap_or(shared).min(shared);
         }
+    }
+    // Behind the histories: another timeline of the same number may be shorter too.
+    let is_primary = !session.server().in_hot_standby;
+    if server.timeline == archive && server.flushed < reached && is_primary {
+        let (endpoint, ends) = (session.server().endpoint.to_string(), server.flushed);
+        return Err(CaptureError::ShortLog { endpoint, ends, timeline: archive, reached });
     }
     match same_bytes::check(session, &end, identity.segment_bytes, shared).await? {
         Same::Proved => Ok(Belongs::Proved),

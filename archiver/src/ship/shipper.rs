@@ -278,7 +278,11 @@ async fn in_flight(tail: &mut Option<BoxFuture<'static, TailDone>>) -> TailDone 
 }
 
 /// Lengthens the chain to `state`, or proves with an empty tail that nothing is new.
-async fn ship_tail(tools: ShipTools, mut chain: TailChain, state: OpenState) -> TailDone {
+pub(super) async fn ship_tail(
+    tools: ShipTools,
+    mut chain: TailChain,
+    state: OpenState,
+) -> TailDone {
     let done = async {
         if chain.raw_len() >= state.raw_len {
             if state.mark.is_some() {
@@ -288,7 +292,12 @@ async fn ship_tail(tools: ShipTools, mut chain: TailChain, state: OpenState) -> 
             while chain.raw_len() < state.raw_len {
                 match chain.put_data(&tools, &state, state.mark).await? {
                     Grown::Whole => {}
-                    Grown::Adopted => tools.health.adopted(),
+                    Grown::Adopted => {
+                        tools.health.adopted();
+                        // It is still at work, and may have the same bytes first each time: fenced
+                        // again here, where the chain holds nothing that we do not have.
+                        chain.put_empty(&tools, TailKind::Fence, None).await?;
+                    }
                     Grown::Ahead => break,
                 }
             }

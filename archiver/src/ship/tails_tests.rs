@@ -11,6 +11,7 @@ use proto::segment::Engine;
 use proto::store::{Access, url};
 use proto::timestamp::Timestamp;
 
+use super::super::shipper::ship_tail;
 use super::*;
 use crate::spool::{OpenFile, STOP_EVERY, WalSegments};
 
@@ -115,5 +116,35 @@ async fn a_chain_that_ends_within_a_frame_of_the_spool_goes_on_with_the_very_nex
     }
     let chain = chain::follow(&*tools.store, Lineage(1), &name).await.expect("a chain");
     let (read, _) = chain::read_raw(&*tools.store, &name, &chain).await.expect("whole");
+    assert_eq!(Hash::of(&read), Hash::of(&raw));
+}
+
+/// The fence stood in a segment that was full by then: in the next one the older writer has the same
+/// bytes first, each time.
+#[tokio::test]
+async fn an_older_writer_that_is_always_faster_is_fenced_all_the_same() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let older = tools(folder.path()).await;
+    let newer = ShipTools { writer: 2, ..older.clone() };
+    let raw = noise(3 * PIECE);
+    let mut open = open_file(folder.path());
+    append(&mut open, &raw[..2 * PIECE]);
+    let state = open.state(None, false);
+    let name = state.slot.name.name.clone();
+    let mut theirs = TailChain::new(state.head, name.clone());
+    theirs.put_data(&older, &state, None).await.expect("put");
+
+    let head = SegmentHead { writer: 2, ..state.head };
+    let ours = TailChain::new(head, name.clone());
+    let (ours, done) = ship_tail(newer.clone(), ours, state).await;
+    done.expect("shipped");
+    append(&mut open, &raw[2 * PIECE..]);
+    let state = open.state(None, false);
+    let fenced = theirs.put_data(&older, &state, None).await;
+    assert!(matches!(fenced, Err(ShipError::Fenced { own: 1, by: 2, .. })), "{fenced:?}");
+    let (_, done) = ship_tail(newer, ours, state).await;
+    done.expect("shipped");
+    let chain = chain::follow(&*older.store, Lineage(1), &name).await.expect("a chain");
+    let (read, _) = chain::read_raw(&*older.store, &name, &chain).await.expect("whole");
     assert_eq!(Hash::of(&read), Hash::of(&raw));
 }

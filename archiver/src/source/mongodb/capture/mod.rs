@@ -24,8 +24,9 @@ use tokio_util::sync::CancellationToken;
 use super::tail::From;
 use super::{Class, ConnectOptions, Error};
 use crate::ring::RingSender;
+use crate::source::held;
 use crate::watch::repeat::Repeat;
-use crate::watch::state::{Phase, State};
+use crate::watch::state::State;
 use packer::Packer;
 pub use packer::{Last, OpenSegment, Reached, SEGMENT_BYTES};
 
@@ -178,28 +179,10 @@ impl Capture {
     }
 
     async fn pause(&self, wait: Duration) {
-        tokio::select! {
-            () = self.stop.cancelled() => {}
-            () = tokio::time::sleep(wait) => {}
-        }
+        held::pause(&self.stop, wait).await;
     }
 
     async fn wait_for_room(&self) {
-        self.setup.state.enter(Phase::Held);
-        if let Some(full) = self.setup.state.level.full() {
-            tracing::warn!(
-                why = %full,
-                "held: the source is disconnected, and only its oplog keeps the log until there is room"
-            );
-        }
-        while !self.stop.is_cancelled() {
-            self.setup.state.beat();
-            self.pause(Duration::from_millis(200)).await;
-            let level = self.setup.state.level.clone();
-            let room = tokio::task::spawn_blocking(move || level.has_room()).await;
-            if room.unwrap_or(true) && !self.ring.is_full() {
-                return;
-            }
-        }
+        held::until_room(&self.setup.state, &self.ring, &self.stop, "only its oplog").await;
     }
 }

@@ -29,6 +29,7 @@ use super::drive::{self, Drive, Outcome};
 use super::{Acknowledged, Class, ConnectOptions, Error, Session, SlotName, StreamOptions};
 use crate::ring::{Item, RingSender};
 use crate::ship::Durable;
+use crate::source::held;
 use crate::watch::repeat::Repeat;
 use crate::watch::state::{Phase, State};
 pub use belongs::{Belongs, check_lineage};
@@ -334,29 +335,11 @@ impl Capture {
     }
 
     async fn pause(&self, wait: Duration) {
-        tokio::select! {
-            () = self.stop.cancelled() => {}
-            () = tokio::time::sleep(wait) => {}
-        }
+        held::pause(&self.stop, wait).await;
     }
 
     async fn wait_for_room(&self) {
-        self.setup.state.enter(Phase::Held);
-        if let Some(full) = self.setup.state.level.full() {
-            tracing::warn!(
-                why = %full,
-                "held: the source is disconnected, and its slot keeps the log until there is room"
-            );
-        }
-        while !self.stop.is_cancelled() {
-            self.setup.state.beat();
-            self.pause(Duration::from_millis(200)).await;
-            let level = self.setup.state.level.clone();
-            let room = tokio::task::spawn_blocking(move || level.has_room()).await;
-            if room.unwrap_or(true) && !self.ring.is_full() {
-                return;
-            }
-        }
+        held::until_room(&self.setup.state, &self.ring, &self.stop, "its slot").await;
     }
 }
 

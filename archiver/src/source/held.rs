@@ -1,0 +1,45 @@
+//! A source that is held: ring or spool is full, and the connection is closed (DESIGN §2).
+//!
+//! Enters: a full ring or spool. Leaves: room again, or the wish to stop. Nothing is kept.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::ring::RingSender;
+use crate::watch::state::{Phase, State};
+
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// Waits until there is room; `keeper` is what alone keeps the log meanwhile.
+pub(super) async fn until_room(
+    state: &State,
+    ring: &RingSender,
+    stop: &CancellationToken,
+    keeper: &str,
+) {
+    state.enter(Phase::Held);
+    if let Some(full) = state.level.full() {
+        tracing::warn!(
+            why = %full,
+            "held: the source is disconnected, and {keeper} keeps the log until there is room"
+        );
+    }
+    while !stop.is_cancelled() {
+        state.beat();
+        pause(stop, LOOK_EVERY).await;
+        let level = state.level.clone();
+        let room = tokio::task::spawn_blocking(move || level.has_room()).await;
+        if room.unwrap_or(true) && !ring.is_full() {
+            return;
+        }
+    }
+}
+
+/// Waits, but not beyond the wish to stop.
+pub(super) async fn pause(stop: &CancellationToken, wait: Duration) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = tokio::time::sleep(wait) => {}
+    }
+}

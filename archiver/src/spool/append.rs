@@ -53,8 +53,11 @@ impl Spooler {
         Ok(())
     }
 
-    /// A frame's buffer serves again: fresh megabytes would cost a page fault every 4 KiB.
-    fn keep_buffer(&mut self, raw: Bytes) {
+    /// A frame's buffers serve again: fresh megabytes would cost a page fault every 4 KiB.
+    fn keep_buffers(&mut self, raw: Bytes, frame: Frame) {
+        if self.spare_frames.len() < self.ahead {
+            self.spare_frames.push(frame.bytes);
+        }
         if let Ok(mut buffer) = raw.try_into_mut()
             && buffer.capacity() >= FRAME_RAW
             && self.spare.len() <= self.ahead
@@ -82,18 +85,18 @@ impl Spooler {
         self.setup.level.add(frame.bytes.len() as u64);
         let (sync, level) = (cut.flush, self.setup.level.clone());
         let mut indexer = self.indexer.take().ok_or(SpoolError::Worker)?;
-        let (open, indexer, raw) = blocking(move || {
+        let (open, indexer, raw, frame) = blocking(move || {
             level.look();
             indexer.feed(&open.slot, open.segment.raw_len(), &raw);
             open.append(&frame, &raw)?;
             if sync {
                 open.sync()?;
             }
-            Ok((open, indexer, raw))
+            Ok((open, indexer, raw, frame))
         })
         .await?;
         self.indexer = Some(indexer);
-        self.keep_buffer(raw);
+        self.keep_buffers(raw, frame);
         if open.is_full() || cut.ends {
             return self.seal(open, false).await;
         }

@@ -91,8 +91,9 @@ pub struct Spooler {
     pub(super) mark: Option<Watermark>,
     /// `None` only while a frame is being appended.
     pub(super) indexer: Option<Box<dyn SegmentIndexer>>,
-    /// Buffers of frames that are on disk.
+    /// Buffers of frames that are on disk, and of what they were compressed to.
     pub(super) spare: Vec<BytesMut>,
+    pub(super) spare_frames: Vec<Vec<u8>>,
     /// Frames that may be in compression at once.
     pub(super) ahead: usize,
 }
@@ -133,6 +134,7 @@ impl Spooler {
             mark: None,
             indexer: Some(indexer),
             spare: Vec::new(),
+            spare_frames: Vec::new(),
             ahead: compress_ahead(),
         }
     }
@@ -305,8 +307,9 @@ impl Spooler {
         let codec = self.setup.codec;
         let slot = self.slot_at(start).expect("known since its first byte came");
         self.cuts.push_back(Cut { slot, ends: false, flush, urgent });
+        let buffer = self.spare_frames.pop().unwrap_or_default();
         self.working.push_back(tokio::task::spawn_blocking(move || {
-            let frame = Frame::of(codec, &raw);
+            let frame = Frame::of_in(codec, &raw, buffer);
             (raw, frame)
         }));
     }

@@ -54,7 +54,15 @@ impl Frame {
     /// # Errors
     /// Whatever the compressor fails with.
     pub fn of(codec: super::Codec, raw: &[u8]) -> Result<Self, SegmentError> {
-        let bytes = codec.compress(raw)?;
+        Self::of_in(codec, raw, Vec::new())
+    }
+
+    /// [`Frame::of`] in memory that serves again.
+    ///
+    /// # Errors
+    /// As [`Frame::of`].
+    pub fn of_in(codec: super::Codec, raw: &[u8], buffer: Vec<u8>) -> Result<Self, SegmentError> {
+        let bytes = codec.compress_in(raw, buffer)?;
         let entry = FrameEntry {
             raw_len: u32::try_from(raw.len()).expect("bounded by FRAME_RAW_MAX"),
             file_len: u32::try_from(bytes.len()).expect("a frame of a bounded piece"),

@@ -10,6 +10,7 @@ pub mod ports;
 pub mod process;
 pub mod fetch;
 pub mod certificates;
+pub mod hashes;
 pub mod postgres;
 pub mod mongod;
 pub mod seaweed;

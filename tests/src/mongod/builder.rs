@@ -143,10 +143,17 @@ impl Builder {
         Ok(node)
     }
 
+    /// A server of no set on data that is there, such as a restored folder; not running yet.
+    pub(super) fn on(self, data: &Path) -> Result<Node> {
+        let mut node = self.node(&[], Access::default())?;
+        node.data = data.to_path_buf();
+        Ok(node)
+    }
+
     fn node(&self, common: &[String], access: Access) -> Result<Node> {
         let program = fetch::mongod()?;
         let folder = Folder::new("mongod")?;
-        folder.sub("data")?;
+        let data = folder.sub("data")?;
         let own = ARGUMENTS.iter().map(|&argument| argument.to_owned());
         let arguments = own.chain(common.iter().cloned()).chain(self.arguments.iter().cloned());
         Ok(Node {
@@ -155,6 +162,7 @@ impl Builder {
             access,
             child: Mutex::new(None),
             client: Mutex::new(None),
+            data,
             port: Port::take()?,
             folder,
         })

@@ -1,6 +1,7 @@
 //! Real MongoDB servers. A [`Builder`] makes a replica set (or a standalone server) in private
 //! folders; a [`Node`] is started, asked, stopped, killed and frozen; a [`ReplicaSet`] knows its
-//! primary; a [`Load`] writes to it. All goes when the value goes.
+//! primary; a [`Load`] writes to it; a [`Moment`] is what its collections held at one timestamp. All
+//! goes when the value goes.
 
 mod runtime;
 mod builder;
@@ -8,6 +9,7 @@ mod control;
 mod ask;
 mod set;
 mod load;
+mod moment;
 mod archived;
 
 use std::path::{Path, PathBuf};
@@ -19,6 +21,7 @@ use ::mongodb::Client;
 pub use archived::ArchivedOplog;
 pub use builder::Builder;
 pub use load::{Load, Written};
+pub use moment::Moment;
 pub use runtime::blocking;
 pub use set::ReplicaSet;
 
@@ -39,6 +42,7 @@ pub struct Node {
     access: Access,
     child: Mutex<Option<Child>>,
     client: Mutex<Option<Client>>,
+    data: PathBuf,
     port: Port,
     // Last: the folder goes after everything in it.
     folder: Folder,
@@ -79,8 +83,8 @@ impl Node {
         format!("127.0.0.1:{}", self.port())
     }
 
-    pub fn data(&self) -> PathBuf {
-        self.folder.path().join("data")
+    pub fn data(&self) -> &Path {
+        &self.data
     }
 
     pub fn log_path(&self) -> PathBuf {

@@ -20,7 +20,7 @@ use anyhow::Result;
 pub use builder::Builder;
 pub use control::Stop;
 pub use load::Pgbench;
-pub use moment::{Hashes, Moment};
+pub use moment::Moment;
 
 use crate::certificates::Authority;
 use crate::ports::Port;

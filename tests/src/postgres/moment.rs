@@ -10,9 +10,7 @@ use anyhow::{Context, Result, bail};
 use proto::postgres::lsn::Lsn;
 
 use super::Cluster;
-
-/// A hash of each table's content, the same for the same rows in any order.
-pub type Hashes = BTreeMap<String, String>;
+use crate::hashes::{Hashes, differences};
 
 /// What the tables held, and where and when.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,20 +108,6 @@ impl Cluster {
             differs.join(", ")
         )
     }
-}
-
-/// What differs, in words.
-fn differences(recorded: &Hashes, found: &Hashes) -> Vec<String> {
-    let names: std::collections::BTreeSet<&String> = recorded.keys().chain(found.keys()).collect();
-    names
-        .into_iter()
-        .filter(|name| recorded.get(*name) != found.get(*name))
-        .map(|name| match (recorded.get(name), found.get(name)) {
-            (Some(before), Some(after)) => format!("{name}: recorded {before}, found {after}"),
-            (Some(_), None) => format!("{name} is missing"),
-            _ => format!("{name} should not be there"),
-        })
-        .collect()
 }
 
 /// Two sums of 64-bit hashes and a count: no sort, no limit of 1 GB on the way.

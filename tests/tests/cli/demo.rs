@@ -1,4 +1,5 @@
-//! `cargo demo` on the programs that are built: the whole story, and an end in the middle of it.
+//! `cargo demo` and `cargo demo mongodb` on the programs that are built: the whole story, and an end
+//! in the middle of it.
 
 use std::process::{Command, Stdio};
 
@@ -30,30 +31,38 @@ fn left_in(temp: &std::path::Path) -> Result<Vec<String>> {
     Ok(names.filter(|name| !kept(name)).collect())
 }
 
-#[test]
-fn the_demo_brings_every_row_back_and_leaves_nothing_behind() -> Result<()> {
+/// The whole story; `said` is its last word on what is back.
+fn told_to_its_end(arguments: &[&str], back: &str) -> Result<()> {
     let temp = temp()?;
-    let output = demo(temp.path()).output()?;
+    let output = demo(temp.path()).args(arguments).output()?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     println!("{said}{}", String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{}", output.status);
-    assert!(said.contains("every row is back"));
+    assert!(said.contains(back));
     assert!(!said.contains('\u{1b}'), "no colours where nobody watches");
     assert_eq!(left_in(temp.path())?, Vec::<String>::new());
     Ok(())
 }
 
-#[test]
-fn a_demo_that_is_interrupted_takes_its_servers_and_folders_with_it() -> Result<()> {
+/// A Ctrl-C once it has said this, and a process with this name has started one of its own.
+fn interrupted_at(arguments: &[&str], step: &str, busy: &str) -> Result<()> {
     let temp = temp()?;
     let log = temp.path().join("log");
-    let mut child = demo(temp.path()).stdout(std::fs::File::create(&log)?).spawn()?;
+    let mut child =
+        demo(temp.path()).args(arguments).stdout(std::fs::File::create(&log)?).spawn()?;
     let deadline = Deadline::seconds(300);
-    until(&deadline, "the demo loads its server", || {
+    let servers = until(&deadline, step, || {
+        let mut running = process::children_of(child.id());
+        let mut found = false;
+        for pid in running.clone() {
+            let pid = u32::try_from(pid.as_raw_nonzero().get())?;
+            let own = process::children_of(pid);
+            found |= !own.is_empty() && name_of(pid) == busy;
+            running.extend(own);
+        }
         let said = std::fs::read_to_string(&log)?;
-        Ok(said.contains("Load it").then_some(()))
+        Ok((said.contains(step) && found).then_some(running))
     })?;
-    let servers = process::children_of(child.id());
     assert!(servers.len() >= 2, "a server and a sidecar run");
     process::signal(&child, Signal::INT)?;
     let status = process::wait_for(&mut child, "the demo", &deadline)?;
@@ -63,5 +72,43 @@ fn a_demo_that_is_interrupted_takes_its_servers_and_folders_with_it() -> Result<
     }
     std::fs::remove_file(&log).context("its own log")?;
     assert_eq!(left_in(temp.path())?, Vec::<String>::new());
+    Ok(())
+}
+
+fn name_of(pid: u32) -> String {
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    name.trim_end().to_owned()
+}
+
+#[test]
+fn the_demo_brings_every_row_back_and_leaves_nothing_behind() -> Result<()> {
+    told_to_its_end(&[], "every row is back")
+}
+
+#[test]
+fn the_demo_of_mongodb_brings_every_document_back_and_leaves_nothing_behind() -> Result<()> {
+    told_to_its_end(&["mongodb"], "every document is back")
+}
+
+#[test]
+fn a_demo_that_is_interrupted_takes_its_servers_and_folders_with_it() -> Result<()> {
+    interrupted_at(&[], "Load it", "postgres")
+}
+
+#[test]
+fn a_demo_of_mongodb_that_is_interrupted_takes_its_servers_and_folders_with_it() -> Result<()> {
+    // The restore has a server of its own.
+    interrupted_at(&["mongodb"], "$ pitr restore", "pitr")
+}
+
+#[test]
+fn a_demo_of_something_else_says_what_there_is() -> Result<()> {
+    let temp = temp()?;
+    for arguments in [&["foo"][..], &["mongodb", "mongodb"], &["--kept"]] {
+        let output = demo(temp.path()).args(arguments).output()?;
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(said.contains("postgresql and mongodb"), "{said}");
+    }
     Ok(())
 }

@@ -57,7 +57,10 @@ fn end_all() {
     {
         std::thread::sleep(Duration::from_millis(50));
     }
-    let _ = process::kill_all(&descendants());
+    // Those whose parent ended first are nobody's children now.
+    let mut left = descendants();
+    left.extend(children.iter().filter(|pid| process::is_alive(pid.as_raw_nonzero().get())));
+    let _ = process::kill_all(&left);
 }
 
 /// Our children, and theirs.

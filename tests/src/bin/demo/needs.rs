@@ -2,7 +2,7 @@
 //! all at once, with the line that installs it.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use crate::screen::Screen;
 
 /// The start of a library's file name, and Debian 12's package with it.
-const LIBRARIES: [(&str, &str); 8] = [
+const LIBRARIES: [(&str, &str); 9] = [
     ("libicu", "libicu72"),
     ("libxml2", "libxml2"),
     ("libgssapi_krb5", "libgssapi-krb5-2"),
@@ -19,10 +19,12 @@ const LIBRARIES: [(&str, &str); 8] = [
     ("libcrypto", "libssl3"),
     ("libreadline", "libreadline8"),
     ("libzstd", "libzstd1"),
+    ("libcurl", "libcurl4"),
 ];
 
-/// Tools without which nothing can be fetched or started.
-pub(crate) fn tools() -> Result<()> {
+/// Tools without which nothing can be fetched or started; `more` are packages and programs of the
+/// same name.
+pub(crate) fn tools(more: &[&'static str]) -> Result<()> {
     let works = |program: &str, arguments: &[&str]| {
         let mut command = Command::new(program);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -38,19 +40,17 @@ pub(crate) fn tools() -> Result<()> {
     if !works("setpriv", &["--version"]) {
         missing.push("util-linux");
     }
-    if !works("tar", &["--version"]) {
-        missing.push("tar");
-    }
+    missing.extend(more.iter().filter(|program| !works(program, &["--version"])));
     install(&missing)
 }
 
-/// Libraries that the server's programs do not find.
-pub(crate) fn libraries(prefix: &Path) -> Result<()> {
+/// Libraries that the server's programs do not find; `own` are those that come with them.
+pub(crate) fn libraries(server: &str, programs: &[PathBuf], own: Option<&Path>) -> Result<()> {
     let mut missing = BTreeSet::new();
     let mut unknown = BTreeSet::new();
-    for program in ["postgres", "initdb", "psql", "pgbench"] {
+    for program in programs {
         let mut ldd = Command::new("ldd");
-        ldd.arg(prefix.join("bin").join(program)).env("LD_LIBRARY_PATH", prefix.join("lib"));
+        ldd.arg(program).envs(own.map(|folder| ("LD_LIBRARY_PATH", folder)));
         let output = ldd.output().context("cannot run ldd (package libc-bin)")?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let absent = text.lines().filter(|line| line.contains("not found"));
@@ -63,7 +63,7 @@ pub(crate) fn libraries(prefix: &Path) -> Result<()> {
     }
     if !unknown.is_empty() {
         let names: Vec<String> = unknown.into_iter().collect();
-        bail!("PostgreSQL does not find the libraries {}", names.join(" "));
+        bail!("{server} does not find the libraries {}", names.join(" "));
     }
     install(&missing.iter().map(String::as_str).collect::<Vec<_>>())
 }

@@ -2,10 +2,10 @@
 
 use anyhow::{Context, Result, ensure};
 use bson::doc;
-use tests::mongod::{ReplicaSet, blocking};
+use tests::fetch;
+use tests::mongod::{Node, ReplicaSet, blocking};
 use tests::programs::pitr;
 use tests::scratch::Folder;
-use tests::{fetch, process};
 
 use super::workload::Workload;
 use super::{archived, moment, restored};
@@ -64,7 +64,7 @@ fn a_folder_and_a_set_that_runs_are_restored_to_a_name_a_timestamp_and_a_time() 
     };
     let by_name = ["--at-name", "before the release", "--into", &into, "--mongod", &mongod];
     restore(&by_name)?.ok()?;
-    let found = of_folder(&mongod, &into)?;
+    let found = of_folder(&into)?;
     let differences = moment::differences(&at_name, &found);
     ensure!(differences.is_empty(), "{differences}");
     restore(&by_name)?.code_is(4)?;
@@ -130,23 +130,8 @@ fn damaged(archive: &str, at: &str) -> Result<()> {
 }
 
 /// What a server shows that is started in a restored folder, of no set.
-pub(crate) fn of_folder(mongod: &str, folder: &str) -> Result<moment::Contents> {
-    let port = tests::ports::Port::take()?;
-    let mut command = process::command(std::path::Path::new(mongod), None, process::Death::Kill);
-    command.args(["--dbpath", folder, "--bind_ip", "127.0.0.1", "--nounixsocket", "--quiet"]);
-    command.args([
-        "--setParameter",
-        "ttlMonitorEnabled=false",
-        "--port",
-        &port.number().to_string(),
-    ]);
-    command.stdout(std::process::Stdio::null());
-    let mut server = process::spawn(command)?;
-    let url = format!("mongodb://127.0.0.1:{}/?directConnection=true", port.number());
-    let found = blocking(async {
-        let client = ::mongodb::Client::with_uri_str(url).await?;
-        moment::contents(&client, None).await
-    });
-    process::end(&mut server);
-    found
+pub(crate) fn of_folder(folder: &str) -> Result<moment::Contents> {
+    let server = Node::open(std::path::Path::new(folder))?;
+    server.start()?;
+    blocking(moment::contents(&server.client()?, None))
 }

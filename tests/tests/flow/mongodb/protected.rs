@@ -63,7 +63,7 @@ fn a_protected_replica_set_is_restored_to_a_moment_while_it_is_written() -> Resu
     let into = folder.path().join("restored").display().to_string();
     let restore = ["restore", "--archive", &archive, "--at", &at, "--into", &into];
     pitr(&[&restore[..], &["--mongod", &mongod]].concat())?.ok()?;
-    let found = program::of_folder(&mongod, &into)?;
+    let found = program::of_folder(&into)?;
     let differences = moment::differences(&expected, &found);
     ensure!(differences.is_empty(), "{differences}");
     Ok(())

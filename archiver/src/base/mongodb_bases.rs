@@ -177,6 +177,7 @@ fn describe(to: &Destination, wanted: &BaseOptions, copied: Copied) -> Complete 
         mongodb: Some(base),
         archives: Vec::new(),
         manifest: None,
+        manifest_more: Vec::new(),
         config_files: std::collections::BTreeMap::new(),
         damaged: Vec::new(),
     }

@@ -138,7 +138,7 @@ fn order(expected: &'static str, found: Option<&Event>) -> BaseError {
 /// What was copied, before the log is waited for.
 struct Copied {
     archives: Vec<TarStream>,
-    manifest: Option<ObjectRef>,
+    manifest: Vec<ObjectRef>,
     damaged: Vec<DamagedPage>,
     stop: Lsn,
     stop_timeline: Timeline,
@@ -152,17 +152,16 @@ struct Copy<'a> {
     archives: Vec<TarStream>,
     seen_base: Option<Seen>,
     manifest: Manifest,
-    stored: Option<ObjectRef>,
     damaged: Vec<DamagedPage>,
     end: Option<(Lsn, Timeline)>,
 }
 
 impl<'a> Copy<'a> {
     fn new(to: Destination, meter: Meter<'a>) -> Self {
-        let manifest = Manifest::new(to.codec);
+        let manifest = Manifest::new(to.clone());
         let (archives, damaged) = (Vec::new(), Vec::new());
-        let (open, seen_base, stored, end) = (None, None, None, None);
-        Self { to, meter, open, archives, seen_base, manifest, stored, damaged, end }
+        let (open, seen_base, end) = (None, None, None);
+        Self { to, meter, open, archives, seen_base, manifest, damaged, end }
     }
 
     async fn take(&mut self, event: Event) -> Result<(), BaseError> {
@@ -180,7 +179,7 @@ impl<'a> Copy<'a> {
             Event::Data(bytes) => self.data(&bytes).await?,
             Event::Manifest(bytes) => {
                 self.close().await?;
-                self.manifest.push(&bytes)?;
+                self.manifest.push(&bytes).await?;
             }
             Event::Progress(_) => {}
             Event::End { stop, timeline } => {
@@ -223,19 +222,13 @@ impl<'a> Copy<'a> {
         Ok(())
     }
 
-    async fn finish(mut self, start: &Start) -> Result<Copied, BaseError> {
+    async fn finish(self, start: &Start) -> Result<Copied, BaseError> {
         let Some((stop, stop_timeline)) = self.end else {
             return Err(order("the end", None));
         };
         check_label(self.seen_base.as_ref(), start)?;
-        self.stored = match self.manifest.finish()? {
-            Some((object, bytes)) => {
-                self.to.put(&object.object, bytes.freeze()).await?;
-                Some(object)
-            }
-            None => None,
-        };
-        let (archives, manifest, damaged) = (self.archives, self.stored, self.damaged);
+        let manifest = self.manifest.finish().await?;
+        let (archives, damaged) = (self.archives, self.damaged);
         Ok(Copied { archives, manifest, damaged, stop, stop_timeline })
     }
 }
@@ -264,7 +257,8 @@ fn describe(
     copied: Copied,
     (started, finished): (Timestamp, Timestamp),
 ) -> Complete {
-    let manifest_bytes = copied.manifest.as_ref().map_or(0, |object| object.bytes);
+    let manifest_bytes: u64 = copied.manifest.iter().map(|object| object.bytes).sum();
+    let mut manifest = copied.manifest.into_iter();
     let parts = copied.archives.iter().flat_map(|archive| &archive.parts);
     Complete {
         format: FORMAT_VERSION,
@@ -290,7 +284,8 @@ fn describe(
         }),
         mongodb: None,
         archives: copied.archives,
-        manifest: copied.manifest,
+        manifest: manifest.next(),
+        manifest_more: manifest.collect(),
         config_files: facts.config_files,
         damaged: copied.damaged,
     }

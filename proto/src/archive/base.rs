@@ -32,9 +32,12 @@ pub struct Complete {
     /// PostgreSQL's, in the order in which the streams are unpacked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub archives: Vec<TarStream>,
-    /// The server's own manifest (`backup_manifest`), one zstd object.
+    /// The server's own manifest (`backup_manifest`), compressed.
     #[serde(default)]
     pub manifest: Option<ObjectRef>,
+    /// What follows in it, where it is larger than one object.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub manifest_more: Vec<ObjectRef>,
     /// Files that PostgreSQL keeps outside the data folder (Debian), by name: `pg_hba.conf` …
     #[serde(default)]
     pub config_files: BTreeMap<String, String>,

@@ -303,6 +303,7 @@ pub(crate) fn complete() -> Complete {
             raw_bytes: 2_000,
             hash: Hash::of(b"manifest"),
         }),
+        manifest_more: Vec::new(),
         config_files: BTreeMap::from([(text("pg_hba.conf"), text("local all all peer\n"))]),
         damaged: vec![DamagedPage {
             file: text("base/5/16384"),

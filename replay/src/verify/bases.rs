@@ -55,7 +55,7 @@ fn parts_of(catalog: &Catalog, complete: &Complete) -> Vec<Part> {
         raw_bytes: part.raw_bytes,
         hash: part.hash,
     });
-    let manifest = complete.manifest.iter().map(|object| Part {
+    let manifest = complete.manifest.iter().chain(&complete.manifest_more).map(|object| Part {
         key: key(&object.object),
         bytes: object.bytes,
         raw_bytes: object.raw_bytes,

@@ -111,6 +111,7 @@ pub(crate) fn complete(archives: Vec<TarStream>, tablespaces: Vec<Tablespace>) -
         mongodb: None,
         archives,
         manifest: None,
+        manifest_more: Vec::new(),
         config_files: BTreeMap::new(),
         damaged: Vec::new(),
     }

@@ -95,8 +95,8 @@ mod tests {
 
     use proto::archive::layout::Lineage;
     use proto::segment::{Hash, decompress, first_frame};
-    use proto::store::retry::Policy;
     use proto::store::folder::FolderStore;
+    use proto::store::retry::Policy;
     use proto::store::{Access, Range, Store};
 
     use super::*;

@@ -59,7 +59,15 @@ pub async fn sweep(
     let mut removed = 0;
     let folders = store.folders(&lineage.tails()).await?;
     for name in folders.iter().filter_map(|name| segmenter.parse(name)) {
-        let chain = chain::follow(store, lineage, &name.name).await?;
+        let chain = match chain::follow(store, lineage, &name.name).await {
+            Ok(chain) => chain,
+            // It stays for whoever looks into it, and keeps no other segment's tails.
+            Err(error) if error.class() == Class::Damaged => {
+                tracing::warn!(%error, "the tails of one segment are left as they are");
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         if !is_old(&chain, now) || !is_proved(store, lineage, &name, &chain).await? {
             continue;
         }
@@ -177,7 +185,11 @@ mod tests {
     }
 
     fn keys() -> (Key, Key) {
-        let id = SegmentId { timeline: Epoch(1).into(), number: 1 };
+        keys_of(1)
+    }
+
+    fn keys_of(number: u64) -> (Key, Key) {
+        let id = SegmentId { timeline: Epoch(1).into(), number };
         let name = SegmentName::postgres(id, SIZE);
         (Lineage(1).tail(&name.name, 0), Lineage(1).sealed(&name))
     }
@@ -191,6 +203,21 @@ mod tests {
         assert_eq!(sweep(DAY).await.expect("swept"), 0, "a day is not yet over");
         assert_eq!(sweep(DAY + 1_000_000).await.expect("swept"), 1);
         assert_eq!(store.head(&tail_key).await.expect("asked"), None);
+    }
+
+    #[tokio::test]
+    async fn a_broken_chain_keeps_only_its_own_tails() {
+        let ((broken_key, _), (tail_key, sealed_key)) = (keys_of(0), keys_of(1));
+        let objects = [
+            (broken_key.clone(), b"nothing of ours".to_vec()),
+            (tail_key.clone(), tail(b"abc")),
+            (sealed_key, sealed(b"abcdef")),
+        ];
+        let (_folder, store) = store_with(&objects).await;
+        let swept = sweep(&*store, Lineage(1), &WalSegments(SIZE), Timestamp(DAY * 9)).await;
+        assert_eq!(swept.expect("swept"), 1);
+        assert_eq!(store.head(&tail_key).await.expect("asked"), None);
+        assert!(store.head(&broken_key).await.expect("asked").is_some());
     }
 
     #[tokio::test]

@@ -195,7 +195,8 @@ fn what_cannot_be_restored_is_refused_with_the_nearest_moments_and_nothing_writt
 
     restored(protected, "before-the-gap", &["--at", &life.kept.time], &life.kept)?;
     restored(protected, "behind-the-gap", &["--at", &life.regained.time], &life.regained)?;
-    damaged(&life)
+    damaged(&life)?;
+    broken(&life)
 }
 
 /// Archives that are not for this program: told apart by what they say of themselves.
@@ -272,6 +273,47 @@ fn damaged(life: &Life) -> Result<()> {
         protected.assert_restored(&into, &life.held)?;
         let verified = programs::pitr(&["verify", "--read-data", "--archive", &archive])?;
         ensure!(verified.code == Some(9) && verified.stdout.contains(&name), "{verified:?}");
+    }
+    Ok(())
+}
+
+/// A tail of the open segment turned over in its data, then in its header, then lost, while others follow it:
+/// `status` and `verify` tell of it, and what stands before is restored.
+fn broken(life: &Life) -> Result<()> {
+    let protected = &life.protected;
+    for folder in ["broken-data", "broken-header", "broken-lost"] {
+        let archive = copied(protected, folder)?;
+        let keys = Archive::at(Path::new(&archive)).keys("lineage/1/tail/")?;
+        let last = keys.last().context("an open segment")?;
+        let segment = last.trim_start_matches("lineage/1/tail/").split('/').next().unwrap_or("");
+        let chain: Vec<_> = keys.iter().filter(|key| key.contains(segment)).collect();
+        ensure!(chain.len() > 1, "one tail cannot be lost in the middle: {chain:?}");
+        let path = Path::new(&archive).join(chain[0]);
+        let mut bytes = std::fs::read(&path)?;
+        match folder {
+            "broken-lost" => std::fs::remove_file(&path)?,
+            _ => {
+                let at = if folder == "broken-data" { bytes.len() - 6 } else { 20 };
+                bytes[at] ^= 0x10;
+                std::fs::write(&path, bytes)?;
+            }
+        }
+        let verified = programs::pitr(&["verify", "--read-data", "--archive", &archive])?;
+        println!("{folder} of {}: {verified:?}", chain[0]);
+        ensure!(verified.code == Some(9) && verified.stdout.contains(segment), "{verified:?}");
+        let status = programs::pitr(&["status", "--archive", &archive])?;
+        println!("{status:?}");
+        ensure!(
+            status.stdout.contains(&format!("DAMAGED  lineage/1/tail/{segment}")),
+            "{status:?}"
+        );
+        let into = protected.folder.path().join(format!("{folder}-behind"));
+        let output = restore(protected, &archive, &into, &["--at", &life.regained.time])?;
+        println!("{output:?}");
+        ensure!(matches!(output.code, Some(1 | 10)), "{output:?}");
+        let into = protected.folder.path().join(format!("{folder}-before"));
+        restore(protected, &archive, &into, &["--at", &life.held.time])?.ok()?;
+        protected.assert_restored(&into, &life.held)?;
     }
     Ok(())
 }

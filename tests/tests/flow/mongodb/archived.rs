@@ -57,6 +57,7 @@ pub(crate) async fn archive(taken: &Taken, log: &[u8]) -> Result<String> {
         mongodb: Some(base.clone()),
         archives: Vec::new(),
         manifest: None,
+        manifest_more: Vec::new(),
         config_files: Default::default(),
         damaged: Vec::new(),
     };

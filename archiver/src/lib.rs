@@ -11,3 +11,7 @@ pub mod pipeline;
 pub mod cli;
 pub mod base;
 pub mod check;
+mod work;
+
+#[cfg(test)]
+mod simulation;

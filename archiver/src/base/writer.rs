@@ -107,7 +107,7 @@ async fn take_unboxed(
     }
     drop(backup);
     copy.meter.tell(true);
-    let copied = copy.finish(&start).await?;
+    let copied = Box::pin(copy.finish(&start)).await?;
     let finished = source.clock().await?;
     let complete = describe(&to, options, facts, start, copied, (started, finished));
     finish(&to, durable, &complete, clock).await?;

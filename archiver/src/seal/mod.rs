@@ -70,7 +70,7 @@ async fn index(
     }
     let (disk, slot, footer) = (tools.disk.clone(), sealed.slot.clone(), sealed.footer.clone());
     let range = FrameRange { path: sealed.path.clone(), offset: 0, len: footer.frames_len() };
-    let work = tokio::task::spawn_blocking(move || {
+    let work = crate::work::spawn(move || {
         let mut offset = 0;
         let fed: Result<(), SpoolError> = read::each_frame(&*disk, &range, |raw| {
             indexer.feed(&slot, offset, raw);
@@ -103,7 +103,7 @@ async fn store(tools: &ShipTools, name: &SegmentName, version: u32, bytes: Vec<u
 
 fn remove(sealed: SealedFile, tools: &ShipTools, level: &Arc<SpoolLevel>) {
     let (disk, level) = (tools.disk.clone(), level.clone());
-    tokio::task::spawn_blocking(move || {
+    crate::work::spawn(move || {
         match disk.remove(&sealed.path) {
             Ok(()) => level.remove(sealed.file_len),
             // It is found, compared and removed by the next run.

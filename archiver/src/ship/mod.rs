@@ -12,6 +12,8 @@ pub mod tails;
 
 #[cfg(test)]
 mod ahead_tests;
+#[cfg(test)]
+mod behind_tests;
 mod durable;
 mod error;
 mod put;

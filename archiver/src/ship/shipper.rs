@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use proto::position::Position;
+use proto::position::{Offset, Position};
 use proto::segment::TailKind;
 use proto::store::Body;
 use tokio::sync::{mpsc, watch};
@@ -57,6 +57,9 @@ pub struct Shipper {
     stored: Order,
     queue: VecDeque<SealedFile>,
     uploads: FuturesUnordered<BoxFuture<'static, Uploaded>>,
+    /// In the store, behind one that is not: with `--ack spool` the database may have let go of both,
+    /// so their files stay where the next run takes up.
+    ahead: Vec<SealedFile>,
     chain: Option<TailChain>,
     tail: Option<BoxFuture<'static, TailDone>>,
     latest: Option<OpenState>,
@@ -97,6 +100,7 @@ impl Shipper {
             stored: Order::starting(start.stored),
             queue: VecDeque::new(),
             uploads: FuturesUnordered::new(),
+            ahead: Vec::new(),
             chain: start.chain,
             tail: None,
             latest: None,
@@ -123,15 +127,16 @@ impl Shipper {
                 return Ok(());
             }
             tokio::select! {
-                event = self.inbox.recv(), if open => match event {
-                    Some(event) => self.take(event).await?,
-                    None => open = false,
-                },
+                biased;
                 Some(done) = self.uploads.next() => self.uploaded(done?),
                 (chain, done) = in_flight(&mut self.tail) => {
                     self.tail = None;
                     self.tail_done(chain, done)?;
                 }
+                event = self.inbox.recv(), if open => match event {
+                    Some(event) => self.take(event).await?,
+                    None => open = false,
+                },
             }
         }
     }
@@ -159,7 +164,7 @@ impl Shipper {
 
     fn take_sealed(&mut self, sealed: SealedFile) {
         let (epoch, start) = (sealed.slot.name.epoch, sealed.slot.start);
-        let end = proto::position::Offset(start.0 + sealed.footer.raw_len);
+        let end = Offset(start.0 + sealed.footer.raw_len);
         self.spooled(Position::new(epoch, end));
         self.stored.sealed(epoch, start, end);
         if self.latest.as_ref().is_some_and(|latest| latest.slot == sealed.slot) {
@@ -185,10 +190,16 @@ impl Shipper {
         });
     }
 
-    fn announce(&self) {
+    fn announce(&mut self) {
         if let Some(position) = self.stored.durable() {
             self.publish.stored.send_replace(Some(position));
             self.acknowledge(position);
+            let end = |file: &SealedFile| Offset(file.slot.start.0 + file.footer.raw_len);
+            let reached =
+                |file: &mut SealedFile| Position::new(file.slot.name.epoch, end(file)) <= position;
+            for sealed in self.ahead.extract_if(.., reached) {
+                self.index.hand_on(sealed, &self.tools, &self.level);
+            }
         }
     }
 
@@ -212,11 +223,11 @@ impl Shipper {
 
     fn uploaded(&mut self, sealed: SealedFile) {
         let (epoch, start) = (sealed.slot.name.epoch, sealed.slot.start);
-        let end = proto::position::Offset(start.0 + sealed.footer.raw_len);
+        let end = Offset(start.0 + sealed.footer.raw_len);
         self.stored.confirm(epoch, start, end);
-        self.announce();
         metrics::counter!("pitr_segments_total").increment(1);
-        self.index.hand_on(sealed, &self.tools, &self.level);
+        self.ahead.push(sealed);
+        self.announce();
     }
 
     /// One tail at a time: the newest bytes, else a watermark when one is due.

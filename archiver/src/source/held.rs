@@ -29,7 +29,7 @@ pub(super) async fn until_room(
         state.beat();
         pause(stop, LOOK_EVERY).await;
         let level = state.level.clone();
-        let room = tokio::task::spawn_blocking(move || level.has_room()).await;
+        let room = crate::work::spawn(move || level.has_room()).await;
         if room.unwrap_or(true) && !ring.is_full() {
             return;
         }

@@ -135,7 +135,7 @@ impl Spooler {
         let codec = self.setup.codec;
         let indexer = self.indexer.as_mut();
         let index = indexer.and_then(|indexer| indexer.finish(&open.slot, open.segment.raw_len()));
-        self.sealing.push_back(tokio::task::spawn_blocking(move || {
+        self.sealing.push_back(crate::work::spawn(move || {
             let before = open.segment.file_len();
             open.seal(partial, codec).map(|sealed| (SealedFile { index, ..sealed }, before))
         }));

@@ -3,12 +3,22 @@
 //! Enters: an operation that can be repeated from its beginning. Leaves: its result, or the error
 //! that no further asking will change. Holds nothing but the count of attempts.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::{Class, StoreError};
+
+thread_local! {
+    static REPEATABLE: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+/// From now on [`Backoff::new`] gives, on this thread, waits that a simulation can repeat.
+pub fn repeatable_from(seed: u64) {
+    REPEATABLE.set(Some(seed));
+}
 
 /// Exponential backoff with full jitter: each wait is uniform between nothing and a ceiling that
 /// doubles, so that many writers that lost a store together do not come back together.
@@ -26,7 +36,12 @@ impl Backoff {
 
     /// Waits that differ from process to process.
     pub fn new() -> Self {
-        Self::with_rng(Self::BASE, Self::CAP, StdRng::from_os_rng())
+        let seed = REPEATABLE.get();
+        REPEATABLE.set(seed.map(|seed| seed.wrapping_add(1)));
+        seed.map_or_else(
+            || Self::with_rng(Self::BASE, Self::CAP, StdRng::from_os_rng()),
+            Self::seeded,
+        )
     }
 
     /// Waits that a simulation can repeat.

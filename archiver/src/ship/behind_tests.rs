@@ -1,0 +1,110 @@
+//! A segment that is in the store while the one before it is not.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::archive::layout::Lineage;
+use proto::clock::SystemClock;
+use proto::disk::SystemDisk;
+use proto::position::{ByteCount, Epoch, Offset, Position};
+use proto::postgres::lsn::SegmentSize;
+use proto::segment::{Codec, Engine, Frame, Hash, SegmentHead};
+use proto::store::fault::{Fault, FaultStore, Op, Rule};
+use proto::store::{Access, Class, Key, Store, url};
+use tokio::sync::mpsc;
+
+use super::health::Health;
+use super::{AckFrom, ShipStart, ShipTools, Shipper};
+use crate::seal::{IndexQueue, SegmentIndexer};
+use crate::spool::{OpenFile, SealedFile, Slot, SpoolLevel, WalSegments};
+
+const SIZE: SegmentSize = SegmentSize::DEFAULT;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+struct Nothing;
+
+impl SegmentIndexer for Nothing {
+    fn version(&self) -> u32 {
+        1
+    }
+    fn feed(&mut self, _slot: &Slot, _offset: u64, _raw: &[u8]) {}
+    fn finish(&mut self, _slot: &Slot, _raw_len: u64) -> Option<Vec<u8>> {
+        None
+    }
+}
+
+fn sealed(dir: &Path, number: u64) -> SealedFile {
+    let start = Offset(number * SIZE.bytes());
+    let slot = WalSegments(SIZE).slot(Position::new(Epoch(1), start));
+    let head = SegmentHead {
+        engine: Engine::Postgresql,
+        lineage: 1,
+        epoch: Epoch(1),
+        number,
+        writer: 1,
+        start,
+        previous: Hash::NONE,
+    };
+    let mut open = OpenFile::create(Arc::new(SystemDisk), dir, slot, head).expect("a file");
+    let raw = vec![number as u8; 1 << 20];
+    for _ in 0..SIZE.bytes() >> 20 {
+        open.append(&Frame::of(Codec::Lz4, &raw).expect("a frame"), &raw).expect("written");
+    }
+    open.seal(false, Codec::Lz4).expect("sealed")
+}
+
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let wait = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    assert!(tokio::time::timeout(PATIENCE, wait).await.is_ok(), "{what}");
+}
+
+/// With `--ack spool` the database may have let go of both, and a next run that finds a hole in the
+/// spool asks for the second one again (found by the simulation).
+#[tokio::test]
+async fn a_segment_leaves_the_spool_only_once_the_store_holds_all_before_it() {
+    let root = tempfile::tempdir().expect("a folder");
+    let address = root.path().join("archive").display().to_string();
+    let folder = url::open(&address, Access::ReadWrite).await.expect("a store");
+    let (store, faults) = FaultStore::new(folder, 1);
+    let dir = root.path().join("spool");
+    std::fs::create_dir_all(&dir).expect("a folder");
+    let files = [sealed(&dir, 1), sealed(&dir, 2)];
+    let keys: Vec<Key> = files.iter().map(|file| Lineage(1).sealed(&file.slot.name)).collect();
+    let paths: Vec<PathBuf> = files.iter().map(|file| file.path.clone()).collect();
+    let first = Rule::once(Op::Put, Fault::FailBefore(Class::Retry));
+    faults.script(first.on(keys[0].as_str()).times(u32::MAX));
+
+    let level = Arc::new(SpoolLevel::new(ByteCount(1 << 30)));
+    level.set(files.iter().map(|file| file.file_len).sum());
+    let tools = ShipTools {
+        store: store.clone(),
+        disk: Arc::new(SystemDisk),
+        health: Arc::new(Health::new(Arc::new(SystemClock::new()))),
+        lineage: Lineage(1),
+        writer: 1,
+        codec: Codec::Lz4,
+    };
+    let (_events, inbox) = mpsc::unbounded_channel();
+    let (index, _indexing) = IndexQueue::start(Box::new(Nothing), tools.clone(), level.clone());
+    let start = ShipStart { stored: None, chain: None, sealed: files.into() };
+    let (shipper, _durable) = Shipper::new(tools, AckFrom::Spool, level, index, inbox, start);
+    let running = tokio::spawn(shipper.run());
+
+    until("the second is stored", async || {
+        store.head(&keys[1]).await.is_ok_and(|found| found.is_some())
+    })
+    .await;
+    // Long enough for one that went at once.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(paths[1].exists(), "it went before the one that stands before it");
+    faults.heal();
+    until("both are stored and gone", async || !paths.iter().any(|path| path.exists())).await;
+    assert!(store.head(&keys[0]).await.expect("asked").is_some());
+    running.abort();
+}

@@ -82,7 +82,7 @@ pub async fn join_mongodb(
     let opened = Opened { lineage, identity, fresh: false };
     let nobody = watch::Sender::new(None);
     let newest = Newest { ts: OplogTs(0), reached: nobody.subscribe() };
-    let log = Log { newest: &newest, durable: None };
+    let log = Log { newest: &newest, durable: None, state: None };
     Ok(take_mongodb(source, &joined(store), &opened, &log, options).await?)
 }
 

@@ -33,6 +33,7 @@ use crate::source::mongodb::goal::Newest;
 use crate::source::mongodb::{self as mongo, ConnectOptions, preflight};
 use crate::source::{Asked, Bases, Beside, Goal};
 use crate::spool::OplogSegments;
+use crate::watch::state::State;
 
 const PROGRAM: &str = concat!("pitrd ", env!("CARGO_PKG_VERSION"));
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -85,8 +86,8 @@ impl Bases for MongodbBases {
     }
 
     async fn take(&self, options: &BaseOptions) -> Result<Complete, BaseError> {
-        let Beside { ground, opened, durable, .. } = &self.beside;
-        let log = Log { newest: &self.newest, durable: Some(durable) };
+        let Beside { ground, opened, durable, state } = &self.beside;
+        let log = Log { newest: &self.newest, durable: Some(durable), state: Some(&**state) };
         take_mongodb(&self.options, ground, opened, &log, options).await
     }
 }
@@ -104,6 +105,7 @@ async fn brief(store: &dyn Store, key: &Key) -> Result<Option<Brief>, ArchiveErr
 pub(super) struct Log<'a> {
     pub newest: &'a Newest,
     pub durable: Option<&'a DurableWatch>,
+    pub state: Option<&'a State>,
 }
 
 /// Takes a base of a replica set and returns what its `complete.json` says.
@@ -117,7 +119,10 @@ pub(super) async fn take_mongodb(
     log: &Log<'_>,
     wanted: &BaseOptions,
 ) -> Result<Complete, BaseError> {
-    let found = preflight::connect(options).await?;
+    let mode = opened.identity.mongodb().map(|mongodb| mongodb.source_mode).unwrap_or_default();
+    let mut options = options.clone();
+    options.mode = mode;
+    let found = preflight::connect(&options).await?;
     let (archived, set) = (opened.identity.cluster.clone(), found.facts.id.clone());
     if archived != set {
         found.member.close().await;
@@ -148,7 +153,9 @@ async fn copy(
     tracing::info!(base = %id, member = found.member.name(), "a base begins");
     let to = Destination { store, lineage, id, codec: wanted.codec, policy: wanted.policy };
     let client = found.member.client();
-    let copied = mongodb::copy(client, &to, wanted.progress.clone(), &*ground.clock).await?;
+    let mode = opened.identity.mongodb().map(|mongodb| mongodb.source_mode).unwrap_or_default();
+    let progress = wanted.progress.clone();
+    let copied = mongodb::copy_for(mode, client, &to, progress, &*ground.clock).await?;
     Ok((to, copied))
 }
 
@@ -192,6 +199,9 @@ impl Log<'_> {
         base: &MongodbBase,
     ) -> Result<(), LogError> {
         let store = &*ground.store;
+        if let Some(state) = self.state {
+            state.await_moment(base.stop.0);
+        }
         let goal = Newest { ts: base.stop, reached: self.newest.reached.clone() };
         let (mut seen, mut since) = (None, Instant::now());
         // Where the capture was when it had come so far: it goes on, and this does not.

@@ -89,7 +89,7 @@ pub async fn check(options: &ConnectOptions, archive: &str, slot: &SlotName) -> 
 /// The same for a replica set.
 pub async fn check_mongodb(options: &mongo::ConnectOptions, archive: &str) -> Report {
     let (mut lines, set) = mongodb::server(options).await;
-    lines.extend(look(archive, |facts| mongodb::archive(facts, set.as_ref())).await);
+    lines.extend(look(archive, |facts| mongodb::archive(facts, set.as_ref(), options.mode)).await);
     Report::of(lines)
 }
 

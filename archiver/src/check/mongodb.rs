@@ -4,8 +4,9 @@
 
 use super::judge::{self, CONNECTION, IDENTITY, chain};
 use super::{ArchiveFacts, Line};
-use crate::source::mongodb::preflight::RIGHTS;
+use crate::source::mongodb::preflight::rights;
 use crate::source::mongodb::{Class, ConnectOptions, Error, Member, ReplicaSet, SetFacts, start};
+use proto::mongodb::SourceMode;
 
 /// With less the log of a weekend's outage is gone on Monday.
 const WINDOW_WANTED_HOURS: u32 = 24;
@@ -31,22 +32,33 @@ pub(super) async fn server(options: &ConnectOptions) -> (Vec<Line>, Option<SetFa
         Line::warn("member", chain(error), "capture goes on as long as one member answers")
     }));
     let mut allowed = true;
-    for right in RIGHTS {
+    if let Err(error) = hello.check(member.name(), options.mode) {
+        lines.push(refused(&error));
+        set.close().await;
+        return (lines, None);
+    }
+    for right in rights(options.mode) {
         match right.ask(member).await {
             Ok(()) => lines.push(Line::ok("right", format!("may {}", right.what))),
             Err(error) => {
                 allowed = false;
-                let remedy = format!(
-                    "it is needed for {}: db.grantRolesToUser(…, [{{role: \"backup\", db: \"admin\"}}])",
-                    right.needed_for
-                );
+                let remedy =
+                    format!("it is needed for {}: {}", right.needed_for, grant(options.mode));
                 lines.push(Line::fail("right", chain(&error), remedy));
             }
         }
     }
     let mut facts = None;
     if allowed {
-        lines.push(window(member).await);
+        match options.mode {
+            SourceMode::Oplog => lines.push(window(member).await),
+            SourceMode::ChangeStream => {
+                lines.extend(options.mode.not_carried().iter().map(|what| {
+                    let remedy = "follow the oplog where local can be read: --source-mode oplog";
+                    Line::warn("change-stream", format!("it does not carry {what}"), remedy)
+                }))
+            }
+        }
         match SetFacts::of(member, hello).await {
             Ok(found) => {
                 lines.push(version(&found));
@@ -57,6 +69,16 @@ pub(super) async fn server(options: &ConnectOptions) -> (Vec<Line>, Option<SetFa
     }
     set.close().await;
     (lines, facts)
+}
+
+/// What gives a user the rights of a mode.
+fn grant(mode: SourceMode) -> &'static str {
+    match mode {
+        SourceMode::Oplog => "db.grantRolesToUser(…, [{role: \"backup\", db: \"admin\"}])",
+        SourceMode::ChangeStream => {
+            "db.grantRolesToUser(…, [{role: \"readAnyDatabase\", db: \"admin\"}, {role: \"read\", db: \"config\"}])"
+        }
+    }
 }
 
 /// How far back the oplog goes: nothing holds it for us.
@@ -110,10 +132,16 @@ fn refused(error: &Error) -> Line {
 }
 
 /// What the store and the archive in it say.
-pub(super) fn archive(facts: &ArchiveFacts, set: Option<&SetFacts>) -> Vec<Line> {
+pub(super) fn archive(facts: &ArchiveFacts, set: Option<&SetFacts>, mode: SourceMode) -> Vec<Line> {
     let mut lines = judge::archive(facts, None);
     if let (Some((lineage, Some(identity))), Some(set)) = (&facts.lineage, set) {
         let ours = identity.mongodb().is_some() && identity.cluster == set.id;
+        let archived = identity.mongodb().map(|mongodb| mongodb.source_mode);
+        lines.extend(archived.filter(|archived| ours && *archived != mode).map(|archived| {
+            let fact =
+                format!("the archive is of the set's {archived}, and --source-mode is {mode}");
+            Line::fail(IDENTITY, fact, "give the archive's mode, or --new-lineage to begin anew")
+        }));
         lines.push(if ours {
             Line::ok(IDENTITY, format!("replica set {}, lineage {}", set.name, lineage.0))
         } else {

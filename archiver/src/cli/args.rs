@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::builder::FalseyValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use proto::cli::LogFormat;
+use proto::mongodb::SourceMode;
 use proto::position::ByteCount;
 use proto::segment::Codec;
 
@@ -65,11 +66,21 @@ pub struct ArchiveArgs {
 }
 
 #[derive(Debug, Clone, Args)]
+pub struct ModeArgs {
+    /// MongoDB: what is followed. change-stream is for deployments where local cannot be read, and
+    /// carries less
+    #[arg(long, value_enum, default_value = "oplog", env = "PITR_SOURCE_MODE")]
+    pub source_mode: SourceMode,
+}
+
+#[derive(Debug, Clone, Args)]
 pub struct RunArgs {
     #[command(flatten)]
     pub source: SourceArgs,
     #[command(flatten)]
     pub archive: ArchiveArgs,
+    #[command(flatten)]
+    pub mode: ModeArgs,
     /// The folder for the log until the store has it [default: in the state folder]
     #[arg(long, value_name = "DIR", env = "PITR_SPOOL")]
     pub spool: Option<PathBuf>,
@@ -153,6 +164,8 @@ pub struct CheckArgs {
     pub source: SourceArgs,
     #[command(flatten)]
     pub archive: ArchiveArgs,
+    #[command(flatten)]
+    pub mode: ModeArgs,
     /// The replication slot
     #[arg(long, value_name = "NAME", default_value = "pitr", env = "PITR_SLOT")]
     pub slot: String,

@@ -16,7 +16,10 @@ pub(super) async fn run(global: &Global, args: &CheckArgs) -> Result<Exit, CliEr
                 })?;
             Box::pin(check(&source, address, &slot)).await
         }
-        Address::Mongodb(source) => Box::pin(check_mongodb(&source, address)).await,
+        Address::Mongodb(mut source) => {
+            source.mode = args.mode.source_mode;
+            Box::pin(check_mongodb(&source, address)).await
+        }
     };
     let mut out = std::io::stdout().lock();
     let written =

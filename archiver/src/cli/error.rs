@@ -35,6 +35,7 @@ proto::error_codes! {
     SlotInUse "PITRD-R001" Refused "another program uses the replication slot";
     NoArchive "PITRD-R002" Refused "the archive is empty: nothing can join it";
     SpoolInUse "PITRD-R003" Refused "another pitrd uses the spool folder";
+    OtherMode "PITRD-R004" Refused "the archive's log is of MongoDB's other --source-mode";
     WrongCluster "PITRD-W001" WrongCluster "the archive is of another cluster";
     WrongTimeline "PITRD-W002" WrongCluster "the server's timeline does not continue the archive's";
     Diverged "PITRD-W003" WrongCluster "the server's log differs from the archived log";
@@ -168,6 +169,13 @@ fn oplog_error(error: &mongo::capture::CaptureError) -> CliError {
             error,
             "give this replica set an --archive of its own, or --new-lineage if it replaces the archived one on purpose",
         ),
+        CaptureError::OtherMode { archived, .. } => CliError::caused(
+            Code::OtherMode,
+            error,
+            format!(
+                "give --source-mode {archived}, or --new-lineage: the other mode's log does not continue this one"
+            ),
+        ),
         CaptureError::Source(source) => mongodb_error(source),
         _ => CliError::caused(Code::Failed, error, "see the log above"),
     }
@@ -184,7 +192,7 @@ pub(super) fn mongodb_error(error: &mongo::Error) -> CliError {
         ),
         mongo::Class::Permission => (
             Code::Permission,
-            "as an administrator: db.grantRolesToUser(…, [{role: \"backup\", db: \"admin\"}])",
+            "as an administrator: db.grantRolesToUser(…, [{role: \"backup\", db: \"admin\"}]); `pitrd check` names each missing right",
         ),
         mongo::Class::Unsupported => (
             Code::NoOplog,

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use proto::clock::{Clock, SystemClock};
 use proto::disk::SystemDisk;
+use proto::mongodb::SourceMode;
 use proto::position::ByteCount;
 use proto::postgres::lsn::Timeline;
 use proto::store::{Access, url};
@@ -75,9 +76,15 @@ pub(super) async fn prepare(args: &RunArgs) -> Result<Setting, CliError> {
 /// The database that `--source` names, and how it is followed.
 async fn source(args: &RunArgs) -> Result<Arc<dyn Source>, CliError> {
     let mut options = match args.source.address().await? {
-        Address::Postgres(options) => *options,
-        Address::Mongodb(options) => {
+        Address::Postgres(options) if args.mode.source_mode.is_oplog() => *options,
+        Address::Postgres(_) => {
+            let what = "--source-mode is of MongoDB, and --source names a PostgreSQL server";
+            return Err(CliError::new(Code::Usage, what, "leave it out"));
+        }
+        Address::Mongodb(mut options) => {
             refuse_postgres_only(args)?;
+            options.mode = args.mode.source_mode;
+            tell_limits(options.mode);
             return Ok(Arc::new(Mongodb::new(*options)));
         }
     };
@@ -90,6 +97,13 @@ async fn source(args: &RunArgs) -> Result<Arc<dyn Source>, CliError> {
     })?;
     let (synchronous, accept) = (args.synchronous, args.accept_timeline.map(Timeline));
     Ok(Arc::new(Postgres { options, slot, synchronous, accept }))
+}
+
+/// Said at each start: whoever restores one day must have been told before.
+fn tell_limits(mode: SourceMode) {
+    for what in mode.not_carried() {
+        tracing::warn!("a {mode} does not carry {what}");
+    }
 }
 
 /// What only a PostgreSQL server can be asked for.

@@ -31,6 +31,7 @@ pub fn install() -> Option<PrometheusHandle> {
     describe();
     metrics::counter!("pitr_uploads_total").absolute(0);
     metrics::counter!("pitr_gaps_total").absolute(0);
+    metrics::counter!("pitr_inexact_events_total").absolute(0);
     Some(handle)
 }
 
@@ -71,6 +72,7 @@ fn describe() {
     counter!("pitr_put_ambiguous_total", "Puts whose answer was lost and that were found done");
     counter!("pitr_tails_adopted_total", "Tails of an older writer that were continued");
     counter!("pitr_gaps_total", "Stretches of log that were lost");
+    counter!("pitr_inexact_events_total", "Change events that do not tell exactly what was done");
     describe_histogram!("pitr_upload_duration_seconds", Unit::Seconds, "Time of a put");
 }
 

@@ -79,6 +79,7 @@ pub struct State {
     pub health: Arc<Health>,
     pub level: Arc<SpoolLevel>,
     beats: AtomicU64,
+    awaited: AtomicU64,
     inner: Mutex<Inner>,
 }
 
@@ -97,8 +98,8 @@ impl State {
             base: None,
             base_failures: 0,
         };
-        let (beats, inner) = (AtomicU64::new(0), Mutex::new(inner));
-        Self { engine, lag, health, level, beats, inner }
+        let (beats, awaited) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { engine, lag, health, level, beats, awaited, inner: Mutex::new(inner) }
     }
 
     /// Of a sidecar that streams nothing yet.
@@ -119,6 +120,16 @@ impl State {
 
     pub fn beats(&self) -> u64 {
         self.beats.load(Ordering::Relaxed)
+    }
+
+    /// A base waits for this moment, as the engine counts: an idle source shall say soon that it has
+    /// come so far.
+    pub fn await_moment(&self, moment: u64) {
+        self.awaited.fetch_max(moment, Ordering::Relaxed);
+    }
+
+    pub fn awaited(&self) -> u64 {
+        self.awaited.load(Ordering::Relaxed)
     }
 
     pub fn enter(&self, phase: Phase) {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::mongodb::OpTime;
+use crate::mongodb::{OpTime, SourceMode};
 use crate::postgres::lsn::SegmentSize;
 use crate::segment::Engine;
 use crate::timestamp::Timestamp;
@@ -47,6 +47,9 @@ pub struct MongoIdentity {
     pub set_name: String,
     /// The first entry that is archived: nothing before it is in the archive.
     pub first: OpTime,
+    /// What the log's documents are.
+    #[serde(default, skip_serializing_if = "SourceMode::is_oplog")]
+    pub source_mode: SourceMode,
 }
 
 impl Identity {

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use bson::{RawDocument, RawDocumentBuf};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{OpTime, OplogTs};
+use super::{OpTime, OplogTs, SourceMode};
 use crate::segment::Hash;
 
 /// MongoDB's part of a base.
@@ -25,6 +25,12 @@ pub struct MongodbBase {
     pub start: OpTime,
     /// The highest moment of a piece: the earliest one that can be restored.
     pub stop: OplogTs,
+    /// What the documents are of the log that is replayed onto it.
+    #[serde(default, skip_serializing_if = "SourceMode::is_oplog")]
+    pub source_mode: SourceMode,
+    /// Collections of the source that such a log cannot follow, and that are not in the base.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
     pub collections: Vec<Collection>,
 }
 
@@ -177,6 +183,8 @@ mod tests {
             set_name: "rs0".to_owned(),
             start: at.at(3),
             stop: at,
+            source_mode: SourceMode::ChangeStream,
+            left_out: vec!["shop.readings".to_owned()],
             collections: vec![Collection {
                 database: "shop".to_owned(),
                 name: "orders".to_owned(),

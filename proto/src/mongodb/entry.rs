@@ -263,19 +263,25 @@ impl<'a> Op<'a> {
 }
 
 /// A value of a type whose reading cannot go wrong in ways of its own: code with a scope may.
-fn simple<'a>(element: &RawElement<'a>, field: &'static str) -> Result<RawBsonRef<'a>, EntryError> {
+pub(super) fn simple<'a>(
+    element: &RawElement<'a>,
+    field: &'static str,
+) -> Result<RawBsonRef<'a>, EntryError> {
     match element.element_type() {
         ElementType::JavaScriptCodeWithScope => Err(EntryError::Type { field }),
         _ => Ok(element.value()?),
     }
 }
 
-fn timestamp(value: Option<RawBsonRef<'_>>, field: &'static str) -> Result<OplogTs, EntryError> {
+pub(super) fn timestamp(
+    value: Option<RawBsonRef<'_>>,
+    field: &'static str,
+) -> Result<OplogTs, EntryError> {
     let value = value.ok_or(EntryError::Missing { field })?;
     value.as_timestamp().map(OplogTs::from).ok_or(EntryError::Type { field })
 }
 
-fn integer(element: &RawElement<'_>, field: &'static str) -> Result<i64, EntryError> {
+pub(super) fn integer(element: &RawElement<'_>, field: &'static str) -> Result<i64, EntryError> {
     match simple(element, field)? {
         RawBsonRef::Int64(number) => Ok(number),
         RawBsonRef::Int32(number) => Ok(number.into()),
@@ -287,11 +293,14 @@ fn truth(element: &RawElement<'_>, field: &'static str) -> Result<bool, EntryErr
     simple(element, field)?.as_bool().ok_or(EntryError::Type { field })
 }
 
-fn text<'a>(element: &RawElement<'a>, field: &'static str) -> Result<&'a str, EntryError> {
+pub(super) fn text<'a>(
+    element: &RawElement<'a>,
+    field: &'static str,
+) -> Result<&'a str, EntryError> {
     simple(element, field)?.as_str().ok_or(EntryError::Type { field })
 }
 
-fn document<'a>(
+pub(super) fn document<'a>(
     element: &RawElement<'a>,
     field: &'static str,
 ) -> Result<&'a RawDocument, EntryError> {
@@ -302,13 +311,13 @@ fn array<'a>(element: &RawElement<'a>) -> Result<&'a RawArray, EntryError> {
     simple(element, "applyOps")?.as_array().ok_or(EntryError::Type { field: "applyOps" })
 }
 
-fn wall(element: &RawElement<'_>) -> Result<Timestamp, EntryError> {
+pub(super) fn wall(element: &RawElement<'_>) -> Result<Timestamp, EntryError> {
     let date = simple(element, "wall")?.as_datetime();
     let date = date.ok_or(EntryError::Type { field: "wall" })?;
     Ok(Timestamp(date.timestamp_millis().saturating_mul(1000)))
 }
 
-fn uuid(element: &RawElement<'_>) -> Result<Option<[u8; 16]>, EntryError> {
+pub(super) fn uuid(element: &RawElement<'_>) -> Result<Option<[u8; 16]>, EntryError> {
     let RawBsonRef::Binary(binary) = simple(element, "ui")? else {
         return Err(EntryError::Type { field: "ui" });
     };

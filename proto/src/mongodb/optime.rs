@@ -72,7 +72,11 @@ impl fmt::Debug for OplogTs {
 
 impl fmt::Display for OpTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} of term {}", self.ts, self.term)
+        match self.term {
+            // A change event does not tell.
+            -1 => write!(f, "{}", self.ts),
+            term => write!(f, "{} of term {term}", self.ts),
+        }
     }
 }
 

@@ -131,6 +131,10 @@ pub struct RestoreArgs {
     /// The mongod that a folder is restored with [default: the one in PATH]
     #[arg(long, env = "PITR_MONGOD", value_name = "FILE")]
     pub mongod: Option<PathBuf>,
+    /// MongoDB, of a change stream: read a dotted path that may be a name too as a path, and list
+    /// the collection
+    #[arg(long, env = "PITR_ACCEPT_OPEN_PATHS", value_parser = FalseyValueParser::new())]
+    pub accept_open_paths: bool,
     /// The user that is to own the folder, when this runs as root
     #[arg(long, env = "PITR_RUN_AS", value_name = "USER")]
     pub run_as: Option<String>,

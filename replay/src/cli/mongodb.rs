@@ -68,7 +68,8 @@ pub(super) async fn restore_into(
     let into = if args.dry_run { None } else { Some(into(args)?) };
     let interrupt = Interrupt::watch()?;
     let planned = async { Ok::<OplogPlan, CliError>(make(archive, &wanted, context.now()).await?) };
-    let plan = interrupt.unless(planned).await?;
+    let mut plan = interrupt.unless(planned).await?;
+    plan.accept_open_paths = args.accept_open_paths;
     let Some(into) = into else {
         let shown = if context.global.json { pretty(&plan) } else { plan.summary() };
         return Ok(Outcome::done(shown));

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use proto::archive::identity::Identity;
 use proto::archive::ledger::Event;
-use proto::mongodb::OplogTs;
+use proto::mongodb::{OplogTs, SourceMode};
 use proto::position::ByteCount;
 use proto::timestamp::Timestamp;
 
@@ -25,6 +25,9 @@ struct Status {
     engine: String,
     lineage: u32,
     identity: Identity,
+    source_mode: SourceMode,
+    /// What such a log does not carry.
+    not_carried: Vec<&'static str>,
     protected: bool,
     reason: Option<String>,
     since: Option<Timestamp>,
@@ -100,7 +103,11 @@ fn collect(archive: &OplogArchive, end: Option<Commit>, now: Timestamp) -> Statu
     let until = |window: &OplogWindow| {
         proven.filter(|_| reaches(window)).unwrap_or_else(|| time_of(window.to))
     };
+    let source_mode = archive.identity.mongodb().map(|mongodb| mongodb.source_mode);
+    let source_mode = source_mode.unwrap_or_default();
     Status {
+        source_mode,
+        not_carried: source_mode.not_carried().to_vec(),
         archive: archive.address(),
         engine: archive.identity.engine.to_string(),
         lineage: archive.lineage.0,
@@ -258,5 +265,9 @@ fn text(status: &Status) -> String {
         )
     }));
     lines.extend(status.damaged.iter().map(|damaged| format!("DAMAGED  {damaged}")));
+    if !status.not_carried.is_empty() {
+        lines.push(format!("source   {}, which does not carry:", status.source_mode));
+        lines.extend(status.not_carried.iter().map(|what| format!("         - {what}")));
+    }
     lines.join("\n") + "\n"
 }

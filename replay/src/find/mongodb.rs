@@ -10,7 +10,7 @@
 
 use std::fmt;
 
-use proto::mongodb::{Documents, Entry, Note, OplogTs};
+use proto::mongodb::{Documents, Note, OplogTs, Order, Record};
 use proto::timestamp::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -146,20 +146,20 @@ fn seconds(time: Timestamp) -> i64 {
 async fn scan(
     archive: &OplogArchive,
     from: OplogTs,
-    mut look: impl FnMut(&Entry<'_>, Option<Commit>) -> bool,
+    mut look: impl FnMut(&Record<'_>, Option<Commit>) -> bool,
 ) -> Result<(), FindError> {
     let mut log = archive.log(from, OplogTs(u64::MAX));
     while let Some(run) = log.next().await? {
         let mut segment = OplogTs::default();
         for document in Documents::new(&run) {
             let (_, raw) = document.map_err(|source| CatalogError::Entries { segment, source })?;
-            let entry =
-                Entry::read(raw).map_err(|source| CatalogError::Entry { segment, source })?;
-            segment = entry.at.ts;
+            let record =
+                Record::read(raw).map_err(|source| CatalogError::Entry { segment, source })?;
+            segment = record.at();
             let is_commit =
-                entry.is_commit().map_err(|source| CatalogError::Entry { segment, source })?;
-            let commit = is_commit.then_some(Commit { at: entry.at.ts, time: entry.wall });
-            if !look(&entry, commit) {
+                record.is_commit().map_err(|source| CatalogError::Entry { segment, source })?;
+            let commit = is_commit.then_some(Commit { at: segment, time: record.wall() });
+            if !look(&record, commit) {
                 return Ok(());
             }
         }
@@ -167,19 +167,29 @@ async fn scan(
     Ok(())
 }
 
-/// The last entry of the archive.
+/// The last entry of the archive; of a log of events the last time whose events are all there.
 ///
 /// # Errors
 /// When there is none, or it cannot be read.
 pub async fn end_of(archive: &OplogArchive) -> Result<Commit, FindError> {
     let from = archive.segments.last().ok_or(FindError::NoLog)?.first;
-    let mut end = None;
-    scan(archive, from, |entry, _| {
-        end = Some(Commit { at: entry.at.ts, time: entry.wall });
+    let (mut end, mut last, mut order) = (None, None, Order::default());
+    scan(archive, from, |record, _| {
+        let here = Commit { at: record.at(), time: record.wall() };
+        let earlier = order.at() < here.at;
+        order.advance(record);
+        if order.whole() >= here.at {
+            end = Some(here);
+        } else if earlier {
+            end = last.or(end);
+        }
+        last = Some(here);
         true
     })
     .await?;
-    end.ok_or(FindError::NoLog)
+    // A segment never begins within the events of one time.
+    let behind = |_| Commit { at: before(from), time: None };
+    end.or(last.map(behind)).ok_or(FindError::NoLog)
 }
 
 /// The commits on either side of a moment.
@@ -256,10 +266,10 @@ async fn by_name(
     candidate: Option<usize>,
 ) -> Result<OplogTs, FindError> {
     let (mut found, mut known) = (Vec::new(), Vec::new());
-    scan(archive, OplogTs::default(), |entry, _| {
-        if let Some(Note::Named(noted)) = entry.note() {
+    scan(archive, OplogTs::default(), |record, _| {
+        if let Some(Note::Named(noted)) = record.note() {
             if noted == name {
-                found.push(Commit { at: entry.at.ts, time: entry.wall });
+                found.push(Commit { at: record.at(), time: record.wall() });
             } else if known.len() < NAMES_MAX && !known.iter().any(|known| known == noted) {
                 known.push(noted.to_owned());
             }

@@ -34,6 +34,9 @@ pub struct OplogPlan {
     pub segments: Vec<OplogTs>,
     pub fetch: FetchBytes,
     pub warnings: Vec<String>,
+    /// Dotted paths of change events that may be names are read as paths.
+    #[serde(default)]
+    pub accept_open_paths: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -135,6 +138,7 @@ pub async fn make(
         segments: segments.iter().map(|segment| segment.first).collect(),
         fetch: FetchBytes { base: base.stored_bytes, log },
         warnings: resolved.notes,
+        accept_open_paths: false,
     })
 }
 

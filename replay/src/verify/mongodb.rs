@@ -8,7 +8,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 
 use proto::archive::base::Complete;
 use proto::archive::layout::SegmentName;
-use proto::mongodb::{Documents, Entry, OplogTs};
+use proto::mongodb::{Documents, OplogTs, Order, Record};
 use proto::segment::{Hash, read_frames};
 use proto::store::{Key, Range};
 
@@ -122,20 +122,18 @@ async fn whole(
             return Ok(0);
         }
     };
-    let mut last = OplogTs::default();
+    let mut order = Order::default();
     for document in Documents::new(&run) {
-        let read = document.ok().and_then(|(_, raw)| Entry::read(raw).ok());
-        let at = read.map(|entry| entry.at.ts).filter(|at| *at > last);
-        let Some(at) = at else {
+        let read = document.ok().and_then(|(_, raw)| Record::read(raw).ok());
+        if !read.is_some_and(|record| order.advance(&record)) {
             report.findings.push(Finding {
                 key,
                 kind: Kind::Damaged,
-                expected: format!("an entry later than {last}"),
+                expected: format!("an entry later than {}", order.at()),
                 found: "something else".to_owned(),
             });
             break;
-        };
-        last = at;
+        }
     }
     report.bytes_read += segment.stored.bytes();
     Ok(segment.stored.bytes())

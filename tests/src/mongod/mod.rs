@@ -11,6 +11,7 @@ mod set;
 mod load;
 mod moment;
 mod archived;
+mod events;
 
 use std::path::{Path, PathBuf};
 use std::process::Child;

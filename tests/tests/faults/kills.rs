@@ -21,7 +21,7 @@ fn cluster(version: u32) -> Result<Cluster> {
 }
 
 /// Waits until bytes flow: the sidecar has received more than a moment ago.
-pub(super) fn await_flow(pitrd: &mut Pitrd) -> Result<()> {
+pub(crate) fn await_flow(pitrd: &mut Pitrd) -> Result<()> {
     let mut last = None;
     pitrd.wait_for_metrics("bytes to flow", &Deadline::seconds(120), |metrics| {
         let now = metrics.sum("pitr_received_position");

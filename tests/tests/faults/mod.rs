@@ -1,6 +1,6 @@
 //! What goes wrong: kills, stores that are away, full disks, writers that were thought dead.
 
-mod kills;
+pub(crate) mod kills;
 mod oplog_kills;
 mod store_away;
 mod shutdown;

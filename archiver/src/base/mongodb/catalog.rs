@@ -6,6 +6,7 @@
 
 use bson::{Document, RawBsonRef, RawDocument, RawDocumentBuf, doc, rawdoc};
 
+use proto::mongodb::SourceMode;
 use proto::mongodb::base::{Bson, Collection, Uuid};
 use proto::mongodb::scope::is_restored;
 
@@ -15,6 +16,8 @@ use super::server::Server;
 #[derive(Debug, Default)]
 pub(super) struct Catalog {
     pub(super) collections: Vec<Found>,
+    /// Collections that the log does not carry.
+    pub(super) left_out: Vec<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -27,9 +30,11 @@ pub(super) struct Found {
     /// Of `system.views` alone: its documents as `listCollections` tells them, for whoever may not
     /// read them (the role `backup` may not).
     pub(super) told: Vec<RawDocumentBuf>,
+    /// It is kept as it was told: what a change stream does not follow is not among that.
+    pub(super) as_told: bool,
 }
 
-pub(super) async fn read(server: &Server) -> Result<Catalog, ReadError> {
+pub(super) async fn read(server: &Server, mode: SourceMode) -> Result<Catalog, ReadError> {
     let command = doc! { "listDatabases": 1, "nameOnly": true };
     let listed = server.run("admin", "listDatabases", command).await?;
     let missing = ReadError::Answer { what: "listDatabases", field: "databases" };
@@ -38,16 +43,18 @@ pub(super) async fn read(server: &Server) -> Result<Catalog, ReadError> {
     for database in listed {
         let name = database.as_document().and_then(|database| database.get_str("name").ok());
         let Some(name) = name.filter(|name| is_restored(name, "")) else { continue };
-        collections(server, name, &mut catalog.collections).await?;
+        collections(server, mode, name, &mut catalog).await?;
     }
     Ok(catalog)
 }
 
 async fn collections(
     server: &Server,
+    mode: SourceMode,
     database: &str,
-    found: &mut Vec<Found>,
+    catalog: &mut Catalog,
 ) -> Result<(), ReadError> {
+    let Catalog { collections: found, left_out } = catalog;
     let command = doc! { "listCollections": 1, "cursor": {} };
     let listed = server.documents(database, "listCollections", command).await?;
     let missing = |field| ReadError::Answer { what: "listCollections", field };
@@ -55,11 +62,20 @@ async fn collections(
     let first = found.len();
     for entry in &listed {
         let name = entry.get_str("name").map_err(|_| missing("name"))?;
-        if entry.get_str("type").ok() != Some("collection") {
+        let kind = entry.get_str("type").ok();
+        let series = kind == Some("timeseries") && !mode.is_oplog();
+        if series || (is_restored(database, name) && !mode.carries(database, name)) {
+            // A time series is named once, and not its buckets too; users are said to be left out.
+            if !name.starts_with("system.buckets.") && database != "admin" {
+                left_out.push(format!("{database}.{name}"));
+            }
+            continue;
+        }
+        if kind != Some("collection") {
             views.extend(as_view(database, name, entry)?);
             continue;
         }
-        if !is_restored(database, name) {
+        if !mode.carries(database, name) {
             continue;
         }
         let info = entry.get_document("info").map_err(|_| missing("info"))?;
@@ -71,6 +87,7 @@ async fn collections(
             capped: options.get_bool("capped").unwrap_or(false),
             ordered_by_id: id_index.is_some() && options.get("collation")?.is_none(),
             told: Vec::new(),
+            as_told: name == "system.views" && !mode.is_oplog(),
             collection: Collection {
                 database: database.to_owned(),
                 name: name.to_owned(),

@@ -9,8 +9,8 @@ use std::sync::Mutex;
 use bson::{RawDocumentBuf, doc};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use proto::mongodb::OplogTs;
 use proto::mongodb::base::{Bson, Collection, MongodbBase, Piece};
+use proto::mongodb::{OplogTs, SourceMode};
 
 use super::catalog::{self, Found};
 use super::error::{ReadError, code};
@@ -69,14 +69,16 @@ type Done = (usize, usize, Option<Vec<Piece>>);
 /// Copies everything.
 pub(super) async fn copy(
     server: &Server,
+    mode: SourceMode,
     to: &Destination,
     meters: &Meters<'_>,
 ) -> Result<MongodbBase, BaseError> {
     let hello = server.hello().await?;
     let versions = server.versions().await?;
-    let open = server.oldest_transaction().await?;
+    // A change stream shows a transaction when it commits.
+    let open = if mode.is_oplog() { server.oldest_transaction().await? } else { None };
     let start = open.map_or(hello.majority, |open| open.min(hello.majority));
-    let catalog = catalog::read(server).await?;
+    let catalog = catalog::read(server, mode).await?;
     // A snapshot from here on holds at least what the catalog shows.
     let listed = (hello.majority.ts, server.majority_of_now().await?);
     let mut tasks = Vec::new();
@@ -104,6 +106,8 @@ pub(super) async fn copy(
         set_name: hello.set_name,
         start,
         stop,
+        source_mode: mode,
+        left_out: catalog.left_out,
         collections,
     })
 }
@@ -193,6 +197,11 @@ async fn read_range(
     task: Task<'_>,
 ) -> Result<Done, BaseError> {
     let Task { number, part, found, mut range, listed } = task;
+    if found.as_told {
+        let out = Packer::new(to, meters, format!("{:05}-001-1", number + 1));
+        let piece = told(found, out, (None, None), listed).await?;
+        return Ok((number, part, Some(vec![piece])));
+    }
     let mut pieces: Vec<Piece> = Vec::new();
     let mut failed = 0;
     for attempt in 1.. {

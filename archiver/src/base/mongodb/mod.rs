@@ -18,6 +18,7 @@ pub use error::ReadError;
 use mongodb::Client;
 
 use proto::clock::Clock;
+use proto::mongodb::SourceMode;
 use proto::mongodb::base::MongodbBase;
 use proto::timestamp::Timestamp;
 
@@ -46,11 +47,25 @@ pub async fn copy(
     on_progress: Option<OnProgress>,
     clock: &dyn Clock,
 ) -> Result<Copied, BaseError> {
+    copy_for(SourceMode::Oplog, client, to, on_progress, clock).await
+}
+
+/// The same, of what a log from there carries on.
+///
+/// # Errors
+/// [`BaseError`], by whose class the caller decides when to try again.
+pub async fn copy_for(
+    mode: SourceMode,
+    client: &Client,
+    to: &Destination,
+    on_progress: Option<OnProgress>,
+    clock: &dyn Clock,
+) -> Result<Copied, BaseError> {
     let server = Server::new(client.clone());
     let started = server.hello().await?.clock;
     let expected = server.expected_bytes().await;
     let meters = Meters::new(Meter::new(clock, expected, on_progress));
-    let base = Box::pin(copy::copy(&server, to, &meters)).await?;
+    let base = Box::pin(copy::copy(&server, mode, to, &meters)).await?;
     meters.waiting_for_log();
     let finished = server.hello().await?.clock;
     Ok(Copied { base, started, finished })

@@ -4,6 +4,7 @@
 //! Enters: a set and an archive. Leaves: a lineage that is the set's. Nothing is made on the servers.
 
 use proto::archive::identity::{FORMAT_VERSION, Identity, MongoIdentity};
+use proto::mongodb::SourceMode;
 use proto::segment::Engine;
 
 use super::capture::CaptureError;
@@ -30,24 +31,30 @@ pub(super) async fn open(
             "pitr is tested with MongoDB {TESTED}: rehearse restores of this version"
         );
     }
-    let opened = open_for(&found, ground, new_lineage).await;
+    let opened = open_for(&found, source.options.mode, ground, new_lineage).await;
     found.member.close().await;
     opened
 }
 
 async fn open_for(
     found: &Found,
+    mode: SourceMode,
     ground: &Ground,
     new_lineage: bool,
 ) -> Result<Opened, PipelineError> {
     let newest = match begin::newest(&*ground.store).await? {
         Some((lineage, identity)) if !new_lineage => {
             check_ours(&identity, found)?;
+            check_mode(&identity, mode)?;
             return Ok(Opened { lineage, identity, fresh: false });
         }
         newest => newest,
     };
-    let first = start::first_entry(&found.member).await.map_err(CaptureError::from)?;
+    let first = match mode {
+        SourceMode::Oplog => start::first_entry(&found.member).await.map_err(CaptureError::from)?,
+        // A transaction's events have the time of its commit.
+        SourceMode::ChangeStream => found.hello.majority,
+    };
     let SetFacts { id, name, version, fcv } = found.facts.clone();
     let identity = Identity {
         format: FORMAT_VERSION,
@@ -55,13 +62,23 @@ async fn open_for(
         cluster: id,
         created: ground.clock.wall(),
         postgres: None,
-        mongodb: Some(MongoIdentity { version, fcv, set_name: name, first }),
+        mongodb: Some(MongoIdentity { version, fcv, set_name: name, first, source_mode: mode }),
     };
     let lineage = begin::next(newest.as_ref());
     let (opened, features) = begin::create(ground, lineage, identity).await?;
     check_ours(&opened.identity, found)?;
+    check_mode(&opened.identity, mode)?;
     begin::record(ground, &opened, features).await?;
     Ok(opened)
+}
+
+/// Entries and events are not the same log: one lineage holds one kind.
+///
+/// # Errors
+/// When the lineage is of the other one.
+fn check_mode(identity: &Identity, asked: SourceMode) -> Result<(), CaptureError> {
+    let archived = identity.mongodb().map(|mongodb| mongodb.source_mode).unwrap_or_default();
+    if archived == asked { Ok(()) } else { Err(CaptureError::OtherMode { archived, asked }) }
 }
 
 /// # Errors

@@ -3,18 +3,19 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bson::RawDocument;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use proto::archive::ArchiveError;
 use proto::archive::layout::OPLOG_EPOCH;
 use proto::archive::ledger::{self, Event};
-use proto::mongodb::{Entry, OplogTs, first_document};
+use proto::mongodb::{OplogTs, Record, SourceMode, first_document};
 use proto::store::retry::Backoff;
 use proto::store::{Class, Store};
 use tokio::sync::watch;
 
 use super::capture::{
-    Capture, CaptureError, CaptureSetup, Continue, Gap, Last, OpenSegment, Reached,
+    BEHIND_A_GAP, Capture, CaptureError, CaptureSetup, Continue, Gap, Last, OpenSegment, Reached,
 };
 use super::goal::Newest;
 use super::indexer::{SegmentsOfOplog, WithThePieces};
@@ -73,7 +74,10 @@ impl Source for Mongodb {
 
     async fn goal(&self) -> Result<Arc<dyn Goal>, PipelineError> {
         let found = preflight::connect(&self.options).await.map_err(CaptureError::from)?;
-        let newest = start::newest(&found.member).await.map_err(CaptureError::from);
+        let newest = match self.options.mode {
+            SourceMode::Oplog => start::newest(&found.member).await.map_err(CaptureError::from),
+            SourceMode::ChangeStream => Ok(found.hello.majority),
+        };
         found.member.close().await;
         Ok(Arc::new(Newest { ts: newest?.ts, reached: self.reached.subscribe() }))
     }
@@ -103,9 +107,18 @@ impl Source for Mongodb {
             state: start.state.clone(),
             on_gap: on_gap(&start),
         };
+        let last = start.held.last.map(|last| last.bytes);
+        let mode = self.options.mode;
         let capture = Capture::new(setup, start.ring, start.stop, from);
-        let (mut seen, told) = (capture.reached(), self.reached.clone());
+        let told = self.reached.clone();
         async move {
+            let capture = match mode {
+                SourceMode::Oplog => capture,
+                SourceMode::ChangeStream => {
+                    capture.of_events(last.as_deref().and_then(document))?
+                }
+            };
+            let mut seen = capture.reached();
             told.send_replace(*seen.borrow_and_update());
             let mut running = std::pin::pin!(capture.run());
             let ended = loop {
@@ -126,15 +139,22 @@ impl Source for Mongodb {
     }
 }
 
+fn document(bytes: &[u8]) -> Option<&RawDocument> {
+    first_document(bytes).ok().flatten()
+}
+
 /// Where the log goes on, in the capture's words.
 fn go_on(opened: &Opened, held: &Held) -> Continue {
     let last = held.last.as_ref().and_then(|last| {
-        let document = first_document(&last.bytes).ok()??;
-        let (at, _) = Entry::place(document).ok()?;
+        let (at, _) = Record::place(document(&last.bytes)?).ok()?;
         Some(Last { at, begin: last.begin })
     });
     let open = held.open.map(|open| OpenSegment { first: OplogTs(open.number), raw: open.raw_len });
-    let first = held.begun.map_or_else(|| opened.mongodb().first.ts, OplogTs);
+    // An oplog's cursor begins with what is left of it.
+    let behind_a_gap =
+        held.next.0 > 0 && last.is_none() && !opened.mongodb().source_mode.is_oplog();
+    let first = if behind_a_gap { BEHIND_A_GAP } else { opened.mongodb().first.ts };
+    let first = held.begun.map_or(first, OplogTs);
     Continue { next: held.next, last, open, first }
 }
 

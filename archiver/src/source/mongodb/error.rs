@@ -76,6 +76,19 @@ pub enum Error {
     OutOfOrder { member: String, last: OpTime, found: OpTime },
     #[error("{member} sent what is no oplog entry")]
     NoEntry { member: String, source: EntryError },
+    #[error(
+        "{member} speaks wire version {found}: change streams tell what happens to collections since \
+         MongoDB 6.0"
+    )]
+    NoExpandedEvents { member: String, found: i32 },
+    #[error(
+        "{member} cannot go on with the change stream: what follows is not in its oplog any more"
+    )]
+    HistoryLost { member: String, source: Box<mongodb::error::Error> },
+    #[error("{member} cannot send an event of more than 16 MB")]
+    EventTooLarge { member: String, source: Box<mongodb::error::Error> },
+    #[error("what is held of the change stream cannot be read")]
+    Held { source: EntryError },
     #[error("{member} answered without {field}")]
     Answer { member: String, field: &'static str },
 }
@@ -102,9 +115,13 @@ impl Error {
             Self::NotInitiated { .. } | Self::TooOld { .. } | Self::NoIdentity { .. } => {
                 Class::Unsupported
             }
+            Self::NoExpandedEvents { .. } => Class::Unsupported,
             Self::WrongSetName { .. } | Self::OtherHistory { .. } => Class::WrongSet,
             Self::EntryGone { .. } => Class::LogRemoved,
+            // Whatever is asked again, it does not get by there.
+            Self::HistoryLost { .. } | Self::EventTooLarge { .. } => Class::LogRemoved,
             Self::OutOfOrder { .. } | Self::NoEntry { .. } | Self::Answer { .. } => Class::Protocol,
+            Self::Held { .. } => Class::Protocol,
         }
     }
 
@@ -152,7 +169,7 @@ fn is_tls(error: &std::io::Error) -> bool {
 }
 
 /// The code that a server answered with, if it did.
-pub(super) fn code(error: &mongodb::error::Error) -> Option<i32> {
+pub(crate) fn code(error: &mongodb::error::Error) -> Option<i32> {
     match &*error.kind {
         ErrorKind::Command(error) => Some(error.code),
         _ => None,

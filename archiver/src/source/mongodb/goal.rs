@@ -4,7 +4,7 @@ use std::fmt;
 
 use async_trait::async_trait;
 use proto::archive::ArchiveError;
-use proto::mongodb::{Entry, OplogTs, first_document};
+use proto::mongodb::{OplogTs, Record, first_document};
 use proto::position::Position;
 use proto::segment::read_sealed;
 use proto::store::{Range, Store};
@@ -73,5 +73,5 @@ impl Goal for Newest {
 fn last_entry(raw: &[u8]) -> Option<OplogTs> {
     let last = OplogSegments.last_record(raw)?;
     let document = first_document(&raw[last]).ok()??;
-    Entry::place(document).ok().map(|(at, _)| at.ts)
+    Record::place(document).ok().map(|(at, _)| at.ts)
 }

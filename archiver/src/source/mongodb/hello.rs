@@ -1,13 +1,15 @@
 //! What a server says of itself to anybody (the `hello` command).
 
 use bson::Document;
-use proto::mongodb::{OpTime, OplogTs};
+use proto::mongodb::{OpTime, OplogTs, SourceMode};
 use proto::timestamp::Timestamp;
 
 use super::Error;
 
 /// MongoDB 5.0 (src/mongo/db/wire_version.h): reads of a snapshot outside transactions.
 const WIRE_VERSION_MIN: i32 = 13;
+/// MongoDB 6.0: change streams tell what happens to collections (`showExpandedEvents`).
+const WIRE_VERSION_OF_EXPANDED_EVENTS: i32 = 17;
 
 /// One answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +26,7 @@ pub struct Hello {
     pub majority: OpTime,
     /// Its clock.
     pub local_time: Timestamp,
+    pub wire_version: i32,
 }
 
 impl Hello {
@@ -70,7 +73,17 @@ impl Hello {
             last_write: place("opTime")?,
             majority: place("majorityOpTime")?,
             local_time: Timestamp(clock.timestamp_millis().saturating_mul(1000)),
+            wire_version: found,
         })
+    }
+
+    /// # Errors
+    /// When its change streams do not tell what happens to collections.
+    pub fn check(&self, member: &str, mode: SourceMode) -> Result<(), Error> {
+        if mode.is_oplog() || self.wire_version >= WIRE_VERSION_OF_EXPANDED_EVENTS {
+            return Ok(());
+        }
+        Err(Error::NoExpandedEvents { member: member.to_owned(), found: self.wire_version })
     }
 
     /// Whether no other member could be the primary without this one knowing.
@@ -123,5 +136,10 @@ mod tests {
         assert!(matches!(with(doc! { "secondary": false }), Err(Error::NotReady { .. })));
         let primary = with(doc! { "isWritablePrimary": true, "hosts": ["a:1"] }).expect("primary");
         assert!(primary.is_primary && !primary.is_alone());
+        assert!(primary.check("x:1", SourceMode::ChangeStream).is_ok());
+        let older = with(doc! { "maxWireVersion": 13 }).expect("5.0");
+        assert!(older.check("x:1", SourceMode::Oplog).is_ok());
+        let refused = older.check("x:1", SourceMode::ChangeStream);
+        assert!(matches!(refused, Err(Error::NoExpandedEvents { found: 13, .. })));
     }
 }

@@ -5,8 +5,9 @@
 //! has to be recovered after a crash: spool and store know the last entry, and a member proves that
 //! it still has it.
 //!
-//! `options` → `member` (one server each) → `set` (who there is) → `tail` (batches of one member)
-//! → `capture`: `packer` makes ring items of them, for ever, whoever is the primary.
+//! `options` → `member` (one server each) → `set` (who there is) → `tail` (batches of one member), or
+//! `changes` (of a change stream) → `capture`: `packer` makes ring items of them, for ever, whoever is
+//! the primary.
 
 pub mod error;
 pub mod options;
@@ -16,6 +17,7 @@ pub mod set;
 pub mod preflight;
 pub mod start;
 pub mod tail;
+pub mod changes;
 pub mod capture;
 mod begin;
 pub mod goal;

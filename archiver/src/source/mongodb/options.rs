@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use mongodb::options::{ClientOptions, ReadPreference, SelectionCriteria, ServerAddress, Tls};
+use proto::mongodb::SourceMode;
 
 use super::Error;
 
@@ -26,6 +27,8 @@ pub struct ConnectOptions {
     /// Only the one host that it names, whatever set that is of.
     pub direct: bool,
     pub prefer: Prefer,
+    /// What of the servers is followed. No part of the address.
+    pub mode: SourceMode,
 }
 
 impl ConnectOptions {
@@ -55,7 +58,7 @@ impl ConnectOptions {
             _ => Prefer::Primary,
         };
         let direct = client.direct_connection == Some(true);
-        Ok(Self { client, direct, prefer })
+        Ok(Self { client, direct, prefer, mode: SourceMode::Oplog })
     }
 
     /// The hosts that it names.

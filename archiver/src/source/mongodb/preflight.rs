@@ -4,7 +4,9 @@
 //! deserves; one line a right. Asks and changes nothing.
 
 use bson::doc;
+use proto::mongodb::SourceMode;
 
+use super::changes::{WATCHING, pipeline};
 use super::tail::OPLOG;
 use super::{ConnectOptions, Error, Hello, Member, ReplicaSet, SetFacts};
 
@@ -47,6 +49,31 @@ pub const RIGHTS: [Right; 4] = [
     },
 ];
 
+/// What a change stream needs; `readAnyDatabase` on admin and `read` on config have them.
+pub const RIGHTS_OF_CHANGE_STREAMS: [Right; 3] = [
+    Right {
+        what: WATCHING,
+        needed_for: "streaming",
+        database: "admin",
+        command: || doc! { "aggregate": 1, "pipeline": pipeline(None, false), "cursor": { "batchSize": 0 } },
+    },
+    Right {
+        what: "list the databases",
+        needed_for: "bases",
+        database: "admin",
+        command: || doc! { "listDatabases": 1, "nameOnly": true, "authorizedDatabases": false },
+    },
+    RIGHTS[1],
+];
+
+/// The rights that following a set needs.
+pub const fn rights(mode: SourceMode) -> &'static [Right] {
+    match mode {
+        SourceMode::Oplog => &RIGHTS,
+        SourceMode::ChangeStream => &RIGHTS_OF_CHANGE_STREAMS,
+    }
+}
+
 /// A member that can be used, and its set.
 #[derive(Debug)]
 pub struct Found {
@@ -61,7 +88,11 @@ pub struct Found {
 /// The first thing that is wrong, with what and where.
 pub async fn connect(options: &ConnectOptions) -> Result<Found, Error> {
     let (member, hello) = ReplicaSet::find(options).await?.keep(0).await;
-    for right in RIGHTS {
+    if let Err(error) = hello.check(member.name(), options.mode) {
+        member.close().await;
+        return Err(error);
+    }
+    for right in rights(options.mode) {
         if let Err(error) = right.ask(&member).await {
             member.close().await;
             return Err(error);

@@ -134,6 +134,16 @@ impl Batch {
         }))
     }
 
+    pub(super) const fn new(batch: RawBatch) -> Self {
+        Self(batch)
+    }
+
+    /// Of a change stream: where it goes on behind this batch.
+    pub fn resume_token(&self) -> Option<&RawDocument> {
+        let cursor = self.0.as_raw_document().get_document("cursor").ok()?;
+        cursor.get_document("postBatchResumeToken").ok()
+    }
+
     /// Its first entry.
     pub(super) fn first(&self, member: &Member) -> Result<Option<OpTime>, Error> {
         let Some(first) = self.entries(member)?.next() else { return Ok(None) };

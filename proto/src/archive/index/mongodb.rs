@@ -11,7 +11,7 @@ use super::{
     BLOCK_MIN, Block, Counts, Ends, Extent, Head, MARKS_MAX, Mark, MarkKind, SegmentIndex, join,
 };
 use crate::archive::layout::OPLOG_EPOCH;
-use crate::mongodb::{Documents, Entry, EntryError, Kind, Note};
+use crate::mongodb::{Documents, Entry, EntryError, Event, Kind, Note, Record};
 use crate::position::Offset;
 use crate::segment::Engine;
 use crate::timestamp::Timestamp;
@@ -115,7 +115,15 @@ impl OplogIndexer {
             let start = Offset(begin.0 + at as u64);
             let end = Offset(begin.0 + documents.offset() as u64);
             let extent = Extent { start, end };
-            if Entry::read(document).and_then(|entry| self.note(&entry, extent)).is_err() {
+            let noted = match Record::read(document) {
+                Ok(Record::Entry(entry)) => self.note(&entry, extent),
+                Ok(Record::Event(event)) => {
+                    self.note_event(&event, extent);
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            };
+            if noted.is_err() {
                 self.anomalies += 1;
             }
             self.last = Some(extent);
@@ -142,14 +150,37 @@ impl OplogIndexer {
         }
         if let Some((kind, payload)) = worth_finding(entry, kind) {
             let transaction = Some(ts.0);
-            let mark = Mark { kind, extent, time: Some(time), transaction, payload };
-            if self.marks.len() < MARKS_MAX {
-                self.marks.push(mark);
-            } else {
-                self.marks_left_out += 1;
-            }
+            self.mark(Mark { kind, extent, time: Some(time), transaction, payload });
         }
         Ok(())
+    }
+
+    fn note_event(&mut self, event: &Event<'_>, extent: Extent) {
+        let ts = event.at;
+        let time = event.wall.unwrap_or(Timestamp(i64::from(ts.seconds()) * 1_000_000));
+        let ends = &mut self.block.ends;
+        if event.is_note() {
+            ends.transactions = join(ends.transactions, Some((ts.0, ts.0)));
+            return;
+        }
+        ends.note(Some(time), Some(ts.0));
+        self.counts.note(time);
+        let kind = match event.kind {
+            "insert" | "update" | "replace" | "delete" | "" => return,
+            "drop" | "dropDatabase" => MarkKind::Drop,
+            _ => MarkKind::Ddl,
+        };
+        let payload = format!("{} {}", event.kind, event.namespace()).into_bytes();
+        let transaction = Some(ts.0);
+        self.mark(Mark { kind, extent, time: Some(time), transaction, payload });
+    }
+
+    fn mark(&mut self, mark: Mark) {
+        if self.marks.len() < MARKS_MAX {
+            self.marks.push(mark);
+        } else {
+            self.marks_left_out += 1;
+        }
     }
 
     fn end_block(&mut self) {

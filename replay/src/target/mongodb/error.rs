@@ -46,6 +46,13 @@ pub enum ReplayError {
          to {until} is not known yet"
     )]
     Unended { prepared: OplogTs, until: OplogTs },
+    #[error(
+        "event {at} changes {path:?} of a document of {namespace}: a path or a name with dots, and \
+         the server did not tell which (MongoDB 6.1 does)"
+    )]
+    OpenPath { at: OplogTs, namespace: String, path: String },
+    #[error("event {at} changes {path:?} of a document of {namespace}, which has no place for it")]
+    NoPlace { at: OplogTs, namespace: String, path: String },
     #[error("entry {found} stands behind {after} in the log")]
     Order { found: OplogTs, after: OplogTs },
     #[error("the log ends at {reached}, before {until}")]
@@ -117,7 +124,7 @@ impl ReplayError {
             | Self::NoServer
             | Self::Port { .. } => 4,
             Self::Interrupted => 5,
-            Self::Unended { .. } => 10,
+            Self::Unended { .. } | Self::OpenPath { .. } => 10,
             Self::Archive(error) => of_class(error.class()),
             Self::Catalog(error) => of_class(error.class()),
             _ => 1,
@@ -135,11 +142,15 @@ impl ReplayError {
             Self::NoServer => "install mongod of the source's version, or name it: --mongod PATH",
             Self::Port { .. } => "give a free one with --port",
             Self::Unended { .. } => "give an earlier moment, or wait until it has ended",
+            Self::OpenPath { .. } => {
+                "--accept-open-paths reads it as a path, and the same of all others, and lists the collections"
+            }
             Self::Interrupted => "run the same command again",
             Self::Miss { .. }
             | Self::Refused { .. }
             | Self::UnknownCollection { .. }
             | Self::Taken { .. }
+            | Self::NoPlace { .. }
             | Self::NoBeginning { .. } => {
                 "base and log do not fit: restore from another base (--base), and run `pitr verify`"
             }

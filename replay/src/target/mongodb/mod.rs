@@ -5,7 +5,7 @@
 //! that was killed goes on.
 //!
 //! `restore` puts it together: a `server` of our own where a folder is wanted, `prepare` (an empty target) → `load` (the base) → `replay` (the log: `names`, `moments`, `transactions` decide, `catalog` and
-//! `batch` act on the `target`) → indexes, last.
+//! `batch` act on the `target`; `events` makes of a change stream what an oplog has, by `paths`) → indexes, last.
 
 mod error;
 mod operation;
@@ -17,6 +17,8 @@ mod transactions;
 mod target;
 mod batch;
 mod catalog;
+mod paths;
+mod events;
 mod replay;
 mod load;
 mod prepare;

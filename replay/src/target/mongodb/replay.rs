@@ -10,12 +10,14 @@
 //! that is prepared at T is known to be in or out only when its end is seen, which may stand
 //! behind T: the log is read on until then.
 
-use bson::RawBsonRef;
+use std::collections::{BTreeMap, BTreeSet};
+
 use bson::raw::RawDocument;
+use bson::{RawBsonRef, RawDocumentBuf};
 
 use proto::mongodb::base::{MongodbBase, Uuid};
 use proto::mongodb::scope::{is_restored, is_restored_document, split};
-use proto::mongodb::{Documents, Entry, Kind, OplogTs};
+use proto::mongodb::{Documents, Entry, Kind, OplogTs, Order, Record};
 
 use super::batch::Batch;
 use super::error::ReplayError;
@@ -26,17 +28,20 @@ use super::operation::Operation;
 use super::target::{Confirm, Reached, Target};
 use super::transactions::{Held, Key, Step, Transactions};
 
+/// Of what a base does not have because its log could not follow it.
+const NOT_CARRIED: &str = "a change stream does not carry it";
+
 /// A replay that is under way.
 #[derive(Debug)]
 pub struct Replay {
     pub(super) target: Target,
     pub(super) names: Names,
     pub(super) indexes: Indexes,
-    moments: Moments,
+    pub(super) moments: Moments,
     open: Transactions,
     pub(super) batch: Batch,
     /// The last moment that is in.
-    until: OplogTs,
+    pub(super) until: OplogTs,
     /// The base's: from here on nothing is left out.
     pub(super) stop: OplogTs,
     /// The lowest moment of the base: what took effect up to it, it holds.
@@ -48,6 +53,14 @@ pub struct Replay {
     /// Where the walk is.
     pub(super) here: Reached,
     applied: u64,
+    /// Of events: their order, a large one as far as it has come, and what they do not carry, with
+    /// the reason.
+    pub(super) order: Order,
+    pub(super) fragments: RawDocumentBuf,
+    pub(super) left_out: BTreeMap<String, String>,
+    /// Collections with updates by paths that may be names; whether they are taken as paths.
+    pub(super) open_paths: BTreeSet<String>,
+    pub(super) accepts_open_paths: bool,
 }
 
 /// What a replay did.
@@ -94,7 +107,19 @@ impl Replay {
             done,
             here: Reached::default(),
             applied: 0,
+            order: Order::default(),
+            fragments: RawDocumentBuf::new(),
+            left_out: base.left_out.iter().map(|name| (name.clone(), NOT_CARRIED.into())).collect(),
+            open_paths: BTreeSet::new(),
+            accepts_open_paths: false,
         })
+    }
+
+    /// Takes dotted paths of change events that may be names for paths, and lists their collections.
+    #[must_use]
+    pub const fn accepting_open_paths(mut self, accepts: bool) -> Self {
+        self.accepts_open_paths = accepts;
+        self
     }
 
     /// Takes a run of whole entries. Whether nothing more is needed.
@@ -104,8 +129,11 @@ impl Replay {
     pub async fn take(&mut self, run: &[u8]) -> Result<bool, ReplayError> {
         for document in Documents::new(run) {
             let (_, raw) = document.map_err(ReplayError::log(self.here.at))?;
-            let entry = Entry::read(raw).map_err(ReplayError::entry(self.here.at))?;
-            if self.entry(&entry).await? {
+            let enough = match Record::read(raw).map_err(ReplayError::entry(self.here.at))? {
+                Record::Entry(entry) => self.entry(&entry).await?,
+                Record::Event(event) => self.event(&event).await?,
+            };
+            if enough {
                 return Ok(true);
             }
         }
@@ -255,7 +283,7 @@ impl Replay {
         Ok(())
     }
 
-    async fn operation(
+    pub(super) async fn operation(
         &mut self,
         operation: &Operation<'_>,
         effective: OplogTs,
@@ -284,23 +312,38 @@ impl Replay {
         operation: &Operation<'_>,
         effective: OplogTs,
     ) -> Result<(), ReplayError> {
+        let Some((name, verdict)) = self.due(operation, effective)? else { return Ok(()) };
+        self.apply(operation.to_apply(&name), operation.kind, verdict).await
+    }
+
+    /// What the collection of a write is called now, where it is to be applied.
+    pub(super) fn due(
+        &self,
+        operation: &Operation<'_>,
+        effective: OplogTs,
+    ) -> Result<Option<(String, Verdict)>, ReplayError> {
         let at = self.here.at;
         let id = operation.id().map_err(ReplayError::entry(at))?;
         let (database, collection) = split(operation.namespace);
         if !is_restored_document(database, collection, id.and_then(RawBsonRef::as_str)) {
-            return Ok(());
+            return Ok(None);
         }
         let uuid = operation.uuid.or_else(|| self.names.at(operation.namespace));
-        let Some((uuid, _)) = self.known(uuid, operation, effective)? else { return Ok(()) };
+        let Some((uuid, name)) = self.known(uuid, operation, effective)? else { return Ok(None) };
         let verdict = self.moments.verdict(uuid, id, effective);
-        if verdict == Verdict::Held || !self.is_due() {
-            return Ok(());
-        }
-        let Some(name) = self.names.name(uuid) else { return Ok(()) };
-        let apply = operation.to_apply(name);
+        let due = verdict != Verdict::Held && self.is_due();
+        Ok(due.then(|| (name.to_owned(), verdict)))
+    }
+
+    pub(super) async fn apply(
+        &mut self,
+        apply: RawDocumentBuf,
+        kind: &str,
+        verdict: Verdict,
+    ) -> Result<(), ReplayError> {
         self.applied += 1;
         self.repeated = false;
-        if verdict == Verdict::Maybe && operation.kind == "u" {
+        if verdict == Verdict::Maybe && kind == "u" {
             return self.perhaps(apply).await;
         }
         self.batch.push(&self.target, &apply, self.here).await
@@ -308,7 +351,7 @@ impl Replay {
 
     /// An update of a document that was perhaps gone when the base was read: a later delete of it
     /// stands in the log.
-    async fn perhaps(&mut self, apply: bson::RawDocumentBuf) -> Result<(), ReplayError> {
+    async fn perhaps(&mut self, apply: RawDocumentBuf) -> Result<(), ReplayError> {
         self.batch.flush(&self.target).await?;
         self.batch.push(&self.target, &apply, self.here).await?;
         match self.batch.flush(&self.target).await {

@@ -45,6 +45,8 @@ pub struct Report {
     /// Collections from which documents expire: nothing is deleted while `ttlMonitorEnabled` is
     /// false, which the restore has set.
     pub expiring: Vec<String>,
+    /// What is not as the source had it, or not for certain: of a log from a change stream.
+    pub not_exact: Vec<String>,
     /// How to go on.
     pub next: String,
 }
@@ -60,6 +62,7 @@ impl Report {
         if !self.expiring.is_empty() {
             lines.push(format!("note       documents expire from {}", self.expiring.join(", ")));
         }
+        lines.extend(self.not_exact.iter().map(|what| format!("NOT EXACT  {what}")));
         lines.push(format!("next       {}", self.next));
         lines.join("\n") + "\n"
     }
@@ -163,11 +166,14 @@ async fn restore_to(
     let (store, lineage) = (archive.store.clone(), archive.lineage);
     let from = BaseFolder { store, lineage, id: base.id.clone() };
     load(client.clone(), &from, mongodb, progress).await?;
-    let mut replay = Replay::begin(client.clone(), mongodb, plan.target.until).await?;
+    let mut replay = Replay::begin(client.clone(), mongodb, plan.target.until)
+        .await?
+        .accepting_open_paths(plan.accept_open_paths);
     let Replayed { at, operations } = replay_log(archive, plan, &mut replay, progress).await?;
     progress.say("building indexes");
     replay.build_indexes(|name| tracing::debug!(name, "building indexes")).await?;
     let (collections, expiring) = replay.made();
+    let not_exact = replay.not_exact().await?;
     conclude(client).await?;
     Ok(Report {
         into: String::new(),
@@ -177,6 +183,7 @@ async fn restore_to(
         operations,
         collections,
         expiring,
+        not_exact,
         next: String::new(),
     })
 }

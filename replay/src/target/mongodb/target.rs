@@ -115,6 +115,19 @@ impl Target {
         })
     }
 
+    /// The document with this `_id`.
+    pub(super) async fn document(
+        &self,
+        namespace: &str,
+        key: &RawDocument,
+    ) -> Result<Option<RawDocumentBuf>, ReplayError> {
+        let (database, name) = proto::mongodb::scope::split(namespace);
+        let Some(filter) = super::events::by_id(key) else { return Ok(None) };
+        let collection = self.client.database(database).collection::<RawDocumentBuf>(name);
+        let found = collection.find_one(filter).await;
+        found.map_err(ReplayError::target(format!("reading a document of {namespace}")))
+    }
+
     pub(super) async fn create(
         &self,
         database: &str,

@@ -33,6 +33,7 @@ pub(crate) async fn archive(taken: &Taken, log: &[u8]) -> Result<String> {
             fcv: base.feature_version.clone(),
             set_name: base.set_name.clone(),
             first: at,
+            source_mode: base.source_mode,
         }),
     };
     let lineage = taken.from.lineage;

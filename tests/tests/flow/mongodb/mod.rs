@@ -8,3 +8,4 @@ mod strict;
 mod archived;
 mod program;
 mod protected;
+mod changes;

@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
+use bson::RawDocument;
 use proto::mongodb::OplogTs;
 use proto::segment::Watermark;
+use proto::timestamp::Timestamp;
 use tokio::time::Instant;
 
 use super::packer::PackError;
-use super::{Capture, CaptureError, Next};
+use super::{BEHIND_A_GAP, Capture, CaptureError, Cursor, Next};
 use crate::ring::Item;
 use crate::source::mongodb::set::identity;
-use crate::source::mongodb::tail::{Batch, From, Tail};
+use crate::source::mongodb::tail::{Batch, From};
 use crate::source::mongodb::{Error, Hello, Member, ReplicaSet, start};
 use crate::watch::state::Phase;
 
@@ -20,6 +22,8 @@ const ROOM_WAIT_MAX: Duration = Duration::from_secs(3);
 const MARK_EVERY: Duration = Duration::from_secs(1);
 /// Idle noops are handed on this often, with the proof of that minute.
 const NOOPS_EVERY: Duration = Duration::from_secs(60);
+/// So long after its last event a change stream's end is noted.
+const QUIET: Duration = Duration::from_secs(2);
 /// Further behind than this, and the state says so.
 const CATCHING_UP_SECONDS: u32 = 5;
 /// How often a member is asked how far back its oplog goes.
@@ -34,6 +38,8 @@ struct Pulse {
     marked: Instant,
     released: Instant,
     windowed: Instant,
+    /// When the stream last sent an event.
+    busy: Instant,
 }
 
 impl Capture {
@@ -58,19 +64,26 @@ impl Capture {
 
     /// A cursor that begins with the newest entry that is held, on the first member that has it.
     /// `None`: the log goes on behind a gap, with another cursor.
-    async fn open(&mut self) -> Result<Option<(Tail, Batch)>, CaptureError> {
+    async fn open(&mut self) -> Result<Option<(Cursor, Batch)>, CaptureError> {
         let set = ReplicaSet::find_among(&self.setup.options, &self.known).await?;
         self.known = set.hosts();
         let mut tried = Vec::new();
-        for (member, _) in set.members() {
+        for (member, hello) in set.members() {
             self.setup.state.beat();
+            if let Err(error) = hello.check(member.name(), self.setup.options.mode) {
+                tried.push(error);
+                continue;
+            }
+            if self.first == BEHIND_A_GAP {
+                self.first = hello.majority.ts;
+            }
             let found = identity(member).await;
             match found {
                 Ok(found) if found != self.setup.set => {
                     let (expected, member) = (self.setup.set.clone(), member.name().to_owned());
                     return Err(CaptureError::WrongSet { expected, found, member });
                 }
-                Ok(_) => match Tail::open(member.clone(), self.from()).await {
+                Ok(_) => match self.cursor(member).await {
                     Ok(opened) => return Ok(Some(opened)),
                     Err(error) => tried.push(error),
                 },
@@ -81,26 +94,48 @@ impl Capture {
     }
 
     /// Follows one cursor to its end.
-    async fn follow(&mut self, mut tail: Tail, first: Batch) -> Result<Next, CaptureError> {
-        let member = tail.member().clone();
-        tracing::info!(member = member.name(), from = %shown(self.from()), "following the oplog");
-        let begin = self.packer.last().map_or(self.packer.next(), |last| last.begin);
+    async fn follow(&mut self, mut cursor: Cursor, first: Batch) -> Result<Next, CaptureError> {
+        let member = cursor.member().clone();
+        let (of_events, mode) = (self.is_of_events(), self.setup.options.mode);
+        tracing::info!(member = member.name(), from = %shown(self.from()), "following the {mode}");
+        // A change stream goes on behind what is held: the server proves that by the token.
+        let again = self.packer.last().filter(|_| !of_events);
+        let begin = again.map_or(self.packer.next(), |last| last.begin);
         self.ring.push(Item::Resume { from: begin })?;
+        if of_events && self.packer.last().is_none() {
+            self.packer.begin_stretch(self.first);
+        }
         let now = Instant::now();
-        let mut pulse =
-            Pulse { marked: now - MARK_EVERY, released: now, windowed: now - WINDOW_EVERY };
-        let mut proved = self.packer.last().is_none();
-        let mut batch = first;
+        let mut pulse = Pulse {
+            marked: now - MARK_EVERY,
+            released: now,
+            windowed: now - WINDOW_EVERY,
+            busy: now,
+        };
+        let mut proved = again.is_none();
+        // The first answer may be empty before the member has looked.
+        let (mut batch, mut looked) = (first, false);
         loop {
+            let mut drained = looked;
             for entry in batch.entries(&member)? {
                 let entry = entry?;
-                let taken = if proved { self.packer.take(entry) } else { self.packer.again(entry) };
+                let taken = match proved {
+                    true if of_events => self.take_event(entry),
+                    true => self.packer.take(entry),
+                    false => self.packer.again(entry),
+                };
                 proved = true;
                 taken.map_err(|error| wrong(&member, error))?;
+                drained = false;
                 if !self.deliver().await? {
                     return Ok(Next::Wait);
                 }
             }
+            self.packer.heard(batch.resume_token(), drained);
+            if looked && !drained {
+                pulse.busy = Instant::now();
+            }
+            looked = true;
             self.packer.settle();
             self.hand_on()?;
             if let Some(next) = self.beat(&member, &mut pulse).await? {
@@ -110,9 +145,45 @@ impl Capture {
             batch = tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(Next::Stop),
-                batch = tail.next() => batch?,
+                batch = cursor.next() => batch?,
             };
         }
+    }
+
+    fn take_event(&mut self, raw: &RawDocument) -> Result<(), PackError> {
+        if let Some(inexact) = self.packer.take_event(raw)? {
+            let at = self.packer.last().map_or(self.first, |last| last.at.ts);
+            self.tell_inexact(inexact, at);
+        }
+        Ok(())
+    }
+
+    /// Says in the log how far a change stream is whole: soon behind its last event, and as often as
+    /// an idle oplog's noops. It is never a part of a frame that holds something else: one that was
+    /// written in part could not be written again.
+    fn note(&mut self, pulse: &mut Pulse, now: Instant) -> Result<(), CaptureError> {
+        let due = match self.packer.can_note() {
+            Some(true) => now >= pulse.released + NOOPS_EVERY || self.is_awaited(),
+            Some(false) => now >= pulse.busy + QUIET,
+            None => false,
+        };
+        if due {
+            pulse.released = now;
+            self.packer.release();
+            self.hand_on()?;
+            self.ring.push(Item::Flush)?;
+            self.packer.note_through();
+            self.hand_on()?;
+        }
+        Ok(())
+    }
+
+    /// Whether a base waits for a moment that the stream has come to, and the log does not say so.
+    fn is_awaited(&self) -> bool {
+        let awaited = self.setup.state.awaited();
+        let noted = self.packer.last().map_or(0, |last| last.at.ts.0);
+        let reached = self.packer.reached().map_or(0, |reached| reached.at.ts.0);
+        noted < awaited && awaited <= reached
     }
 
     /// Hands on what is complete, waiting for room. `false`: there is none, and the source is held.
@@ -162,7 +233,9 @@ impl Capture {
             pulse.windowed = now;
             self.watch_window(member).await;
         }
-        if now >= pulse.released + NOOPS_EVERY {
+        if self.is_of_events() {
+            self.note(pulse, now)?;
+        } else if now >= pulse.released + NOOPS_EVERY {
             pulse.released = now;
             self.packer.release();
             self.hand_on()?;
@@ -175,7 +248,7 @@ impl Capture {
         let state = &self.setup.state;
         state.lag.heard(hello.local_time);
         state.received(self.position(), self.position());
-        let seen = self.packer.last().map_or(0, |last| last.at.ts.seconds());
+        let seen = self.packer.reached().map_or(0, |reached| reached.at.ts.seconds());
         let behind = hello.majority.ts.seconds().saturating_sub(seen);
         let phase = if behind > CATCHING_UP_SECONDS { Phase::CatchingUp } else { Phase::Streaming };
         state.enter(phase);
@@ -184,7 +257,7 @@ impl Capture {
     /// Nothing holds an oplog for us: how long the member keeps what comes next is the time that a
     /// sidecar may be away.
     async fn watch_window(&mut self, member: &Member) {
-        let Some(last) = self.packer.last() else { return };
+        let Some(last) = self.packer.last().filter(|_| !self.is_of_events()) else { return };
         // Only looked at: the stream itself finds out when something is gone.
         let Ok(oldest) = start::oldest(member).await else { return };
         let window = last.at.ts.seconds().saturating_sub(oldest.ts.seconds());
@@ -209,9 +282,14 @@ impl Capture {
     /// was cut off still says hello while another commits.
     fn mark(&self, hello: &Hello) -> Result<(), CaptureError> {
         let Some(reached) = self.packer.reached() else { return Ok(()) };
-        let all = hello.last_write == hello.majority && hello.majority == reached.at;
-        let clock =
-            if all && hello.is_alone() { Some(hello.local_time) } else { self.packer.wall() };
+        let behind = hello.majority.ts <= reached.at.ts && self.is_of_events();
+        let all = hello.last_write == hello.majority && (behind || hello.majority == reached.at);
+        let clock = match self.is_of_events() {
+            _ if all && hello.is_alone() => Some(hello.local_time),
+            // Its seconds are its primary's clock, as the time of an entry is.
+            true => Some(Timestamp(i64::from(reached.at.ts.seconds()) * 1_000_000)),
+            false => self.packer.wall(),
+        };
         if let Some(clock) = clock {
             let mark = Watermark { clock, offset: reached.end, margin_ms: MARGIN_MS };
             self.ring.push(Item::Mark(mark))?;

@@ -9,8 +9,9 @@ use proto::position::Position;
 use tokio::sync::oneshot;
 
 use super::packer::Last;
-use super::{Capture, CaptureError, EPOCH, Gap};
+use super::{Capture, CaptureError, Cursor, EPOCH, Gap};
 use crate::ring::{Closed, Item};
+use crate::source::mongodb::changes::{Begin, Stream};
 use crate::source::mongodb::tail::{Batch, From, Tail};
 use crate::source::mongodb::{Class, Error, Member, ReplicaSet, start};
 
@@ -27,13 +28,16 @@ impl Capture {
         &mut self,
         set: &ReplicaSet,
         mut tried: Vec<Error>,
-    ) -> Result<Option<(Tail, Batch)>, CaptureError> {
+    ) -> Result<Option<(Cursor, Batch)>, CaptureError> {
         let decided = tried.iter().all(|error| error.class() == Class::LogRemoved);
         let away = set.refused().iter().any(Error::is_retryable);
         if let Some(other) = tried.iter().position(|error| error.class() == Class::WrongSet) {
             return Err(tried.swap_remove(other).into());
         }
-        let (Some(last), true) = (self.packer.last(), decided && !tried.is_empty()) else {
+        // A stream whose beginning is lost before anything of it came.
+        let begins = Last { at: self.first.at(-1), begin: self.packer.next() };
+        let last = self.packer.last().or(self.is_of_events().then_some(begins));
+        let (Some(last), true) = (last, decided && !tried.is_empty()) else {
             return Err(Error::EveryMember { tried }.into());
         };
         if away && self.asked < AWAY_MAX {
@@ -46,6 +50,9 @@ impl Capture {
             return Err(Error::NotReady { member }.into());
         }
         self.asked = 0;
+        if self.is_of_events() {
+            return self.anew(set, last, &tried).await.map(Some);
+        }
         let Some((member, first)) = self.oldest_left(set, last).await? else {
             return Err(Error::EveryMember { tried }.into());
         };
@@ -53,7 +60,26 @@ impl Capture {
         let (tail, batch) = Tail::open(member.clone(), From::AtLeast(first.ts)).await?;
         let first = batch.first(member)?.unwrap_or(first);
         self.skip(last, first, &tried).await?;
-        Ok(Some((tail, batch)))
+        Ok(Some((Cursor::Oplog(tail), batch)))
+    }
+
+    /// A change stream cannot be asked for the oldest event that is left: it goes on from now.
+    async fn anew(
+        &mut self,
+        set: &ReplicaSet,
+        last: Last,
+        tried: &[Error],
+    ) -> Result<(Cursor, Batch), CaptureError> {
+        let newest = set.members().iter().max_by_key(|(_, hello)| hello.majority);
+        let (member, _) = newest.ok_or_else(|| {
+            let member = "any member".to_owned();
+            Error::NotReady { member }
+        })?;
+        let first = member.hello().await?.majority;
+        let begin = Begin::At(first.ts);
+        let (stream, batch) = Stream::open(member.clone(), &begin, &mut self.splits).await?;
+        self.skip(last, first, tried).await?;
+        Ok((Cursor::Events(stream), batch))
     }
 
     /// Who has most of what follows the newest entry.
@@ -83,7 +109,8 @@ impl Capture {
         self.hand_on()?;
         let asked: Vec<String> = tried.iter().map(|error| proto::cli::causes(error)).collect();
         let reason = format!(
-            "the oplog between {} and {first} is on no member any more ({})",
+            "the {} between {} and {first} is on no member any more ({})",
+            self.setup.options.mode,
             last.at,
             asked.join("; ")
         );

@@ -5,6 +5,7 @@
 //! Nothing is kept: after a crash the next run asks from what spool and store hold.
 
 mod packer;
+mod events;
 mod follow;
 mod gap;
 #[cfg(test)]
@@ -15,14 +16,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::clock::Clock;
-use proto::mongodb::{OpTime, OplogTs};
+use proto::mongodb::event::Inexact;
+use proto::mongodb::{OpTime, OplogTs, SourceMode};
 use proto::position::{Epoch, Offset, Position};
 use proto::store::retry::Backoff;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::tail::From;
-use super::{Class, ConnectOptions, Error};
+use super::changes::{self, Stream};
+use super::tail::{self, From, Tail};
+use super::{Class, ConnectOptions, Error, Member};
 use crate::ring::RingSender;
 use crate::source::held;
 use crate::watch::repeat::Repeat;
@@ -33,12 +36,17 @@ pub use packer::{Last, OpenSegment, Reached, SEGMENT_BYTES};
 /// An oplog has one epoch (docs/decisions/0010-positions-of-mongodb-are-byte-offsets.md).
 pub const EPOCH: Epoch = Epoch(1);
 
+/// Where a change stream begins of which nothing is held behind a gap: now.
+pub(super) const BEHIND_A_GAP: OplogTs = OplogTs(0);
+
 /// What ends the capture: only a contradiction, never a set that is away.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CaptureError {
     #[error("the archive belongs to replica set {expected}, and {member} is of {found}")]
     WrongSet { expected: String, found: String, member: String },
+    #[error("the archive is of the set's {archived}, and --source-mode says {asked}")]
+    OtherMode { archived: SourceMode, asked: SourceMode },
     #[error(transparent)]
     Source(#[from] Error),
     #[error(transparent)]
@@ -96,12 +104,36 @@ pub struct Capture {
     /// How often members that are away were waited for.
     asked: u32,
     repeat: Repeat,
+    /// Whether a change stream is asked to split large events.
+    splits: bool,
+}
+
+/// What one member sends.
+enum Cursor {
+    Oplog(Tail),
+    Events(Stream),
 }
 
 enum Next {
     Stop,
     Again,
     Wait,
+}
+
+impl Cursor {
+    const fn member(&self) -> &Member {
+        match self {
+            Self::Oplog(tail) => tail.member(),
+            Self::Events(stream) => stream.member(),
+        }
+    }
+
+    async fn next(&mut self) -> Result<tail::Batch, Error> {
+        match self {
+            Self::Oplog(tail) => tail.next().await,
+            Self::Events(stream) => stream.next().await,
+        }
+    }
 }
 
 impl Capture {
@@ -124,7 +156,20 @@ impl Capture {
             known: BTreeSet::new(),
             asked: 0,
             repeat,
+            splits: true,
         }
+    }
+
+    /// The same of a change stream; `last` is the last document that is held.
+    ///
+    /// # Errors
+    /// When that is no event.
+    pub fn of_events(mut self, last: Option<&bson::RawDocument>) -> Result<Self, CaptureError> {
+        let held = self.packer.last().zip(last);
+        let packer = std::mem::replace(&mut self.packer, Packer::new(Offset(0), None, None));
+        self.packer = packer.of_events(held).map_err(|source| Error::Held { source })?;
+        self.reached.send_replace(self.packer.reached());
+        Ok(self)
     }
 
     /// Which entries have been handed on, and where their log ends.
@@ -158,6 +203,21 @@ impl Capture {
         Ok(())
     }
 
+    const fn is_of_events(&self) -> bool {
+        !self.setup.options.mode.is_oplog()
+    }
+
+    /// A cursor of this member that begins where the log goes on.
+    async fn cursor(&mut self, member: &Member) -> Result<(Cursor, tail::Batch), Error> {
+        if !self.is_of_events() {
+            let opened = Tail::open(member.clone(), self.from()).await;
+            return opened.map(|(tail, first)| (Cursor::Oplog(tail), first));
+        }
+        let begin = self.packer.stream_begin().unwrap_or(changes::Begin::At(self.first));
+        let opened = Stream::open(member.clone(), &begin, &mut self.splits).await;
+        opened.map(|(stream, first)| (Cursor::Events(stream), first))
+    }
+
     /// Where a cursor is to begin.
     fn from(&self) -> From {
         self.packer.last().map_or(From::AtLeast(self.first), |last| From::Entry(last.at))
@@ -165,6 +225,25 @@ impl Capture {
 
     fn position(&self) -> Position {
         Position::new(EPOCH, self.packer.next())
+    }
+
+    /// Once a minute of each kind, with how many of them there were.
+    fn tell_inexact(&mut self, inexact: Inexact, at: OplogTs) {
+        metrics::counter!("pitr_inexact_events_total").increment(1);
+        let (what, remedy) = match inexact {
+            Inexact::Path => (
+                "an update by a dotted path, which may be a name as well",
+                "changeStreamPreAndPostImages on its collection, or MongoDB 6.1, makes it exact",
+            ),
+            Inexact::TimeSeries => ("a time-series collection", "it is left out"),
+            Inexact::ConvertToCapped => (
+                "convertToCapped, which does not show its documents",
+                "the collection is lost until the next base: take one (pitrd base)",
+            ),
+        };
+        if let Some(kept_back) = self.repeat.tell(what.to_owned()) {
+            tracing::warn!(%at, kept_back, "a change stream does not tell exactly: {what}; {remedy}");
+        }
     }
 
     async fn away(&mut self, error: &Error, backoff: &mut Backoff) {

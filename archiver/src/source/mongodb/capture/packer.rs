@@ -11,6 +11,7 @@ use proto::mongodb::{Entry, EntryError, Note, OpTime, OplogTs};
 use proto::position::Offset;
 use proto::timestamp::Timestamp;
 
+use super::events::{Events, may_cut};
 use crate::ring::Item;
 
 /// A piece of the ring is about so large, or one entry.
@@ -62,6 +63,8 @@ pub(super) struct Packer {
     /// The clock of the first of them that is no idle noop.
     piece_wall: Option<Timestamp>,
     items: Vec<Item>,
+    /// Of a change stream.
+    pub(super) events: Option<Events>,
 }
 
 impl Packer {
@@ -74,7 +77,12 @@ impl Packer {
             piece: BytesMut::new(),
             piece_wall: None,
             items: Vec::new(),
+            events: None,
         }
+    }
+
+    pub(super) const fn set_last(&mut self, last: Last) {
+        self.last = Some(last);
     }
 
     pub(super) const fn last(&self) -> Option<Last> {
@@ -93,7 +101,8 @@ impl Packer {
     pub(super) fn reached(&self) -> Option<Reached> {
         let held = if self.piece_wall.is_none() { self.piece.len() as u64 } else { 0 };
         let end = Offset(self.next.0 - held);
-        self.last.map(|last| Reached { at: last.at, end })
+        let at = if self.events.is_some() { self.through() } else { self.last.map(|l| l.at) };
+        at.map(|at| Reached { at, end })
     }
 
     /// A new cursor begins with the newest entry: it is handed on again, to be compared.
@@ -124,16 +133,28 @@ impl Packer {
         {
             return Err(PackError::OutOfOrder { last: last.at, found: at });
         }
-        self.cut(at.ts);
         let idle = glance.noop && Entry::read(raw)?.note() == Some(Note::Periodic);
+        self.append(at, glance.wall, idle, raw);
+        Ok(())
+    }
+
+    /// Puts a document behind what there is. One that is `idle` has no commit in it.
+    pub(super) fn append(
+        &mut self,
+        at: OpTime,
+        wall: Option<Timestamp>,
+        idle: bool,
+        raw: &RawDocument,
+    ) {
+        self.cut(at.ts);
         if !idle {
-            let wall = glance.wall.unwrap_or(Timestamp(i64::from(at.ts.seconds()) * 1_000_000));
+            let wall = wall.unwrap_or(Timestamp(i64::from(at.ts.seconds()) * 1_000_000));
             self.piece_wall.get_or_insert(wall);
         }
         let bytes = raw.as_bytes();
         self.piece.extend_from_slice(bytes);
         self.last = Some(Last { at, begin: self.next });
-        self.wall = glance.wall.or(self.wall);
+        self.wall = wall.or(self.wall);
         self.next = Offset(self.next.0 + bytes.len() as u64);
         if let Some(open) = &mut self.open {
             open.raw += bytes.len() as u64;
@@ -141,14 +162,14 @@ impl Packer {
         if self.piece.len() >= PIECE {
             self.release();
         }
-        Ok(())
     }
 
     /// Begins a segment where this entry needs one.
     fn cut(&mut self, ts: OplogTs) {
         let goes_on =
             |open: &OpenSegment| open.raw < SEGMENT_BYTES && open.first.hour() == ts.hour();
-        if !self.open.as_ref().is_some_and(goes_on) {
+        let ends = !self.open.as_ref().is_some_and(goes_on);
+        if ends && may_cut(self.last, self.open, ts) {
             self.release();
             self.items.push(Item::Begin { number: ts.0 });
             self.open = Some(OpenSegment { first: ts, raw: 0 });

@@ -1,0 +1,191 @@
+//! `pitrd run --source-mode change-stream`: the archive holds the very events that the server sends,
+//! whatever happens to the sidecar, or says that it does not.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use bson::doc;
+use proto::archive::ledger::Event as Ledger;
+use proto::mongodb::{Event, OplogTs};
+use rand::Rng;
+use tests::archive::Archive;
+use tests::mongod::{ArchivedOplog, Load, Node, ReplicaSet};
+use tests::programs::{self, PitrdBuilder, pitr};
+use tests::scope;
+use tests::wait::{self, Deadline};
+
+use super::oplog_capture::newest;
+use crate::faults::kills::await_flow;
+
+const MODE: [&str; 2] = ["--source-mode", "change-stream"];
+
+fn pitrd(url: &str, archive: &Archive) -> PitrdBuilder {
+    super::oplog_capture::pitrd(url, archive).args(MODE)
+}
+
+/// Waits until the archive holds an event that is written now.
+fn await_archived(set: &ReplicaSet, archive: &Archive) -> Result<ArchivedOplog> {
+    let concern = doc! { "w": "majority" };
+    let last = doc! { "insert": "last", "documents": [{}], "writeConcern": concern };
+    let at = OplogTs::from(set.run("test", last)?.get_timestamp("operationTime")?);
+    wait::until(&Deadline::seconds(180), "the archive to hold everything", || {
+        let archived = ArchivedOplog::of(archive)?;
+        let holds = match archived.entries.last() {
+            Some(last) => Event::read(last)?.at >= at,
+            None => false,
+        };
+        Ok(holds.then_some(archived))
+    })
+}
+
+#[test]
+fn the_events_of_a_change_stream_are_archived_as_they_are_sent_through_kills() -> Result<()> {
+    let set = ReplicaSet::single()?;
+    let archive = Archive::in_folder()?;
+    let mut pitrd = pitrd(&set.url(), &archive).args(["--flush", "100ms"]).start()?;
+    let load = Load::start(&set, 2)?;
+    let kills = scope::scale(6, 30);
+    for _ in 0..kills {
+        await_flow(&mut pitrd)?;
+        std::thread::sleep(Duration::from_millis(rand::rng().random_range(0..400)));
+        pitrd.kill9()?;
+        pitrd.start()?;
+    }
+    await_flow(&mut pitrd)?;
+    load.stop();
+    // Idle for a while: its own notes come, and the stream goes on behind one of them.
+    let noted = await_archived(&set, &archive)?;
+    wait::until(&Deadline::seconds(60), "a note that the stream is whole", || {
+        let last = ArchivedOplog::of(&archive)?.entries.last().cloned();
+        let is_note = last.map(|last| Event::read(&last).map(|event| event.is_note()));
+        Ok(is_note.transpose()?.filter(|note| *note).map(|_| ()))
+    })?;
+    pitrd.kill9()?;
+    pitrd.start()?;
+    let archived = await_archived(&set, &archive)?;
+    ensure!(archived.entries.len() > noted.entries.len() + 1, "nothing came behind the note");
+    let found = archived.assert_is_the_change_stream_of(set.primary()?)?;
+    ensure!(archived.gaps == 0, "{} gaps", archived.gaps);
+    println!("{kills} kills: {found}");
+    // What it does not carry is said at the start and in the status.
+    ensure!(pitrd.log().contains("does not carry users"), "{}", pitrd.log());
+    let status = pitr(&["status", "--archive", archive.url(), "--json"])?.ok()?.json()?;
+    ensure!(status["source_mode"] == "change-stream", "{status}");
+    ensure!(status["not_carried"].as_array().is_some_and(|all| all.len() > 3), "{status}");
+    pitr(&["verify", "--archive", archive.url(), "--read-data"])?.ok()?;
+    // The oplog does not continue it.
+    ensure!(pitrd.sigterm(&Deadline::seconds(60))?.success(), "{}", pitrd.log());
+    let source = [("PITR_SOURCE".to_owned(), set.url())];
+    let spool = pitrd.spool()?.display().to_string();
+    let other = ["run", "--once", "--no-base", "--archive", archive.url(), "--spool", &spool];
+    let refused = programs::run("pitrd", &other, &source)?.code_is(4)?;
+    ensure!(refused.stderr.contains("--source-mode change-stream"), "{}", refused.stderr);
+    programs::run("pitrd", &[&other[..], &MODE].concat(), &source)?.ok()?;
+    Ok(())
+}
+
+#[test]
+fn a_change_stream_needs_no_right_on_local_and_check_names_each_that_is_missing() -> Result<()> {
+    let set = ReplicaSet::builder(1).auth().start()?;
+    let archive = Archive::in_folder()?;
+    let user = |name: &str, roles: Vec<bson::Document>| {
+        set.run("admin", doc! { "createUser": name, "pwd": "of-its-own", "roles": roles })
+    };
+    let any = doc! { "role": "readAnyDatabase", "db": "admin" };
+    user("enough", vec![any.clone(), doc! { "role": "read", "db": "config" }])?;
+    user("no_config", vec![any])?;
+    user("one_database", vec![doc! { "role": "read", "db": "shop" }])?;
+    let check = |name: &str| {
+        let source = set.url_of(Some((name, "of-its-own")));
+        let arguments = [&["check", "--archive", archive.url()][..], &MODE].concat();
+        programs::run("pitrd", &arguments, &[("PITR_SOURCE".to_owned(), source)])
+    };
+    let enough = check("enough")?.ok()?;
+    ensure!(enough.stdout.contains("does not carry users"), "{}", enough.stdout);
+    let refused = check("no_config")?.code_is(3)?;
+    ensure!(
+        refused.stdout.contains("may not list the collections of config"),
+        "{}",
+        refused.stdout
+    );
+    ensure!(refused.stdout.matches("may not ").count() == 1, "{}", refused.stdout);
+    let refused = check("one_database")?.code_is(3)?;
+    ensure!(refused.stdout.contains("may not open a change stream"), "{}", refused.stdout);
+    // And it is enough for log and base.
+    set.run("shop", doc! { "insert": "orders", "documents": [{ "_id": 1 }] })?;
+    let source = set.url_of(Some(("enough", "of-its-own")));
+    let mut pitrd = PitrdBuilder::default()
+        .args(["run", "--archive", archive.url()])
+        .args(MODE)
+        .env("PITR_SOURCE", &source)
+        .start()?;
+    wait::until(&Deadline::seconds(180), "a base", || {
+        ensure!(pitrd.is_running(), "{}", pitrd.log());
+        let status = pitr(&["status", "--archive", archive.url(), "--json"])?.json().ok();
+        Ok(status.filter(|status| status["protected"] == true).map(|_| ()))
+    })?;
+    await_archived(&set, &archive)?.assert_is_the_change_stream_of(set.primary()?)?;
+    Ok(())
+}
+
+/// Fills the oplog until it has forgotten this time.
+fn roll_over(node: &Node, set: &ReplicaSet, start: OplogTs) -> Result<()> {
+    let text = "x".repeat(1 << 20);
+    wait::until(&Deadline::seconds(180), "the oplog to roll over", || {
+        for text in [text.as_str(), ""] {
+            let update =
+                doc! { "q": { "_id": 1 }, "u": { "_id": 1, "text": text }, "upsert": true };
+            set.run("fill", doc! { "update": "c", "updates": [update] })?;
+        }
+        let oldest = node.oplog(bson::Timestamp { time: 0, increment: 0 })?;
+        let oldest = oldest.first().map(|entry| entry.get_timestamp("ts")).transpose()?;
+        Ok(oldest.is_some_and(|oldest| OplogTs::from(oldest) > start).then_some(()))
+    })
+}
+
+fn gaps(archive: &Archive) -> Result<Vec<Ledger>> {
+    let ledger = archive.ledger()?.into_iter();
+    Ok(ledger.filter(|event| matches!(event, Ledger::Gap { .. })).collect())
+}
+
+#[test]
+fn a_change_stream_whose_history_is_lost_is_a_gap_with_a_new_base() -> Result<()> {
+    let set = ReplicaSet::builder(1).oplog_mb(8).start()?;
+    let archive = Archive::in_folder()?;
+    let mut pitrd = PitrdBuilder::default()
+        .args(["run", "--archive", archive.url()])
+        .args(MODE)
+        .env("PITR_SOURCE", &set.url())
+        .start()?;
+    let bases = |count: usize| {
+        wait::until(&Deadline::seconds(180), "a base", || {
+            let status = pitr(&["status", "--archive", archive.url(), "--json"])?.json().ok();
+            let status = status.filter(|status| {
+                status["bases"].as_array().is_some_and(|all| all.len() == count)
+                    && status["protected"] == true
+            });
+            Ok(status)
+        })
+    };
+    bases(1)?;
+    let before = await_archived(&set, &archive)?;
+    pitrd.kill9()?;
+    let node = set.primary()?;
+    roll_over(node, &set, newest(node)?)?;
+    pitrd.start()?;
+    let status = bases(2)?;
+    let after = await_archived(&set, &archive)?;
+    ensure!(after.gaps == 1 && before.gaps == 0, "{} gaps", after.gaps);
+    ensure!(after.entries.starts_with(&before.entries), "the archive lost what it had");
+    let told = gaps(&archive)?;
+    ensure!(told.len() == 1, "{told:?}");
+    ensure!(status["windows"].as_array().is_some_and(|all| all.len() == 2), "{status}");
+    // An event that is larger than a document may be cannot be sent, and is a gap too.
+    let (id, text) = ("i".repeat(3 << 20), "x".repeat(9 << 20));
+    set.run("large", doc! { "insert": "c", "documents": [{ "_id": id, "text": text }] })?;
+    bases(3)?;
+    let told = gaps(&archive)?;
+    ensure!(told.len() == 2 && format!("{told:?}").contains("more than 16 MB"), "{told:?}");
+    pitr(&["verify", "--archive", archive.url(), "--read-data"])?.ok()?;
+    Ok(())
+}

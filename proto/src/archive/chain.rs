@@ -239,8 +239,37 @@ async fn listed(
     let after = (next > 0).then(|| format!("{folder}{:08}.zst", next - 1));
     let singles = list_after(store, &folder, after.as_deref()).await?;
     let singles = singles.into_iter().filter(|o| !o.key.as_str()[folder.len()..].contains('/'));
-    found.extend(singles.map(|object| (object.key, object.bytes)));
+    for object in singles {
+        fill(store, lineage, segment, &mut found, &mut next, sequence_of(object.key.name()))
+            .await?;
+        found.push((object.key, object.bytes));
+        next += 1;
+    }
     Ok(found)
+}
+
+/// Asks by name for tails that a listing lacks before `listed`. One that is taken while tails are put
+/// may show a newer one and not an older one: readdir(3) of a large folder gives entries by the hash of
+/// their names, and a listing of several pages is no snapshot.
+async fn fill(
+    store: &dyn Store,
+    lineage: Lineage,
+    segment: &str,
+    found: &mut Vec<(Key, u64)>,
+    next: &mut u64,
+    listed: Option<u64>,
+) -> Result<(), ArchiveError> {
+    while listed.is_some_and(|listed| *next < listed) {
+        let key = lineage.tail(segment, *next);
+        // A hole in the chain itself: who follows it finds it.
+        let Some(bytes) = store.head(&key).await? else { break };
+        found.push((key, bytes));
+        *next += 1;
+    }
+    if let Some(listed) = listed {
+        *next = listed;
+    }
+    Ok(())
 }
 
 /// One request an object: its header, or all of it where it is small, up to `room` bytes in all.
@@ -329,3 +358,7 @@ pub async fn read_raw(
     }
     Ok((raw, hash))
 }
+
+#[cfg(test)]
+#[path = "chain_tests.rs"]
+mod tests;

@@ -14,7 +14,7 @@ use tests::programs::{self, PitrdBuilder, pitr};
 use tests::scope;
 use tests::wait::{self, Deadline};
 
-use super::oplog_capture::newest;
+use super::oplog_capture::{more, newest};
 use crate::faults::kills::await_flow;
 
 const MODE: [&str; 2] = ["--source-mode", "change-stream"];
@@ -81,6 +81,31 @@ fn the_events_of_a_change_stream_are_archived_as_they_are_sent_through_kills() -
     let refused = programs::run("pitrd", &other, &source)?.code_is(4)?;
     ensure!(refused.stderr.contains("--source-mode change-stream"), "{}", refused.stderr);
     programs::run("pitrd", &[&other[..], &MODE].concat(), &source)?.ok()?;
+    Ok(())
+}
+
+#[test]
+fn a_change_stream_goes_on_at_another_member_across_elections_and_deaths() -> Result<()> {
+    let set = ReplicaSet::three()?;
+    let archive = Archive::in_folder()?;
+    let mut pitrd = pitrd(&set.url(), &archive).start()?;
+    let load = Load::start(&set, 2)?;
+    await_flow(&mut pitrd)?;
+    set.step_down()?;
+    more(&load, 50)?;
+    await_flow(&mut pitrd)?;
+    // The member that is read from, whichever that is, goes without a word, and stays away a while.
+    let victim = set.primary()?;
+    victim.kill9()?;
+    more(&load, 50)?;
+    await_flow(&mut pitrd)?;
+    victim.start()?;
+    set.await_members(&Deadline::seconds(120))?;
+    load.stop();
+    let archived = await_archived(&set, &archive)?;
+    let found = archived.assert_is_the_change_stream_of(set.primary()?)?;
+    ensure!(archived.gaps == 0, "{} gaps", archived.gaps);
+    println!("{found}");
     Ok(())
 }
 

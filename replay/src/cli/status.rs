@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::args::StatusArgs;
 use super::error::{CliError, Code};
 use super::{Context, Outcome, show};
-use crate::catalog::{Base, Catalog, Gap, LogEnd, Stored, Window};
+use crate::catalog::{Base, Catalog, Gap, LogEnd, LogPath, LogRange, Stored, Window};
 use proto::archive::identity::Identity;
 use proto::position::{ByteCount, Position};
 use proto::postgres::lsn::{Lsn, Timeline};
@@ -18,6 +18,9 @@ use proto::timestamp::Timestamp;
 
 /// An idle database writes a watermark each minute: without a newer proof, nothing is written.
 pub(super) const PROOF_AGE_MAX: f64 = 300.0;
+
+/// Segments that `pitrd` brings up at once: so many may be missing before newer ones.
+const SIDE_BY_SIDE: u64 = 4;
 
 /// What is known of a database's protection.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -119,14 +122,14 @@ pub(super) fn over(limit: Option<Duration>, lag: Option<f64>) -> Option<CliError
 pub(super) async fn collect(catalog: &Catalog, now: Timestamp) -> Result<Status, CliError> {
     let path = catalog.path();
     let windows = catalog.windows(&path).await?;
-    let last = catalog.ranges(&path).last().copied();
+    let (last, on_its_way) = last_range(catalog, &path, &windows);
     let end = match last {
         Some(range) => Some(catalog.known_end_of(&path, range).await?),
         None => None,
     };
     let proven = end.as_ref().and_then(LogEnd::proven);
     let lag = proven.map(|proven| now.seconds_since(proven).max(0.0));
-    let trouble = trouble(catalog, &windows, end.as_ref(), lag);
+    let trouble = trouble(catalog, &windows, end.as_ref(), lag, on_its_way);
     let position = end.as_ref().map(|end| Place { timeline: path.timeline(), lsn: end.lsn });
     Ok(Status {
         archive: catalog.address(),
@@ -154,14 +157,31 @@ pub(super) async fn collect(catalog: &Catalog, now: Timestamp) -> Result<Status,
     })
 }
 
+/// The range that the log ends with, and whether there is more behind a hole that is about to close:
+/// sealed segments come up side by side, so a few may be missing before the newest ones. One that
+/// stays away shows in the lag.
+fn last_range(catalog: &Catalog, path: &LogPath, windows: &[Window]) -> (Option<LogRange>, bool) {
+    let ranges = catalog.ranges(path);
+    let [.., before, last] = ranges.as_slice() else { return (ranges.last().copied(), false) };
+    let few = last.from.since(before.to).0 <= SIDE_BY_SIDE * catalog.segment_size().bytes();
+    let lost = catalog.gaps_on(path).iter().any(|gap| before.to <= gap.from.offset.into());
+    let based = windows.last().is_some_and(|window| window.to_lsn > last.from);
+    if few && !lost && !based && catalog.damage.is_empty() {
+        return (Some(*before), true);
+    }
+    (Some(*last), false)
+}
+
 /// Since when and why a database is not protected.
 fn trouble(
     catalog: &Catalog,
     windows: &[Window],
     end: Option<&LogEnd>,
     lag: Option<f64>,
+    on_its_way: bool,
 ) -> Option<(Timestamp, String)> {
     let begun = catalog.identity.created;
+    let hole = || "the log has a hole, and no base follows".to_owned();
     let Some(end) = end else { return Some((begun, "no log is archived".to_owned())) };
     let reaches_end = windows.last().is_some_and(|window| window.to_lsn == end.lsn);
     if !reaches_end {
@@ -175,14 +195,15 @@ fn trouble(
                     gap.reason
                 )
             }
-            (None, true) => "the log has a hole, and no base follows".to_owned(),
+            (None, true) => hole(),
             (_, false) => "there is no complete base".to_owned(),
         };
         return Some((since, reason));
     }
     match (end.proven(), lag) {
         (Some(proven), Some(lag)) if lag > PROOF_AGE_MAX => {
-            Some((proven, format!("the newest proof is {} old", show::duration(lag))))
+            let old = || format!("the newest proof is {} old", show::duration(lag));
+            Some((proven, if on_its_way { hole() } else { old() }))
         }
         (None, _) => Some((begun, "the log holds neither a commit nor a watermark".to_owned())),
         _ => None,

@@ -147,6 +147,18 @@ async fn status_behind_a_gap_without_a_new_base() {
 }
 
 #[tokio::test]
+async fn a_segment_that_is_on_its_way_takes_no_protection_and_one_that_stays_away_does() {
+    let (archive, _) = whole().await;
+    archive.remove(&sealed(5));
+    let soon = status::collect(&archive.catalog().await, at(50)).await.expect("readable");
+    assert!(soon.protected, "{soon:?}");
+    assert_eq!(soon.durable.position.map(|place| place.lsn), Some(size().start_of(5)));
+    let late = status::collect(&archive.catalog().await, at(900)).await.expect("readable");
+    assert!(!late.protected);
+    assert_eq!(late.reason.as_deref(), Some("the log has a hole, and no base follows"));
+}
+
+#[tokio::test]
 async fn status_without_a_base() {
     let archive = Archive::begun(2).await;
     let text = status_of(&archive, 130).await;

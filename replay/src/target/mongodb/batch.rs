@@ -2,8 +2,13 @@
 //!
 //! Enters: operations and the entries that they come from. Leaves: the same in the target, with how
 //! far that is, in one command each. After a crash the target holds whole batches.
+//!
+//! While the target applies one batch the next is gathered, so that neither waits for the other. More
+//! in flight would be no faster: what takes effect as a whole takes the server's global lock
+//! (src/mongo/db/repl/apply_ops.cpp, applyOps).
 
 use bson::{RawArrayBuf, RawDocumentBuf};
+use tokio_util::task::AbortOnDropHandle;
 
 use proto::mongodb::OplogTs;
 use proto::mongodb::scope::split;
@@ -28,6 +33,8 @@ pub(super) struct Batch {
     /// What goes with the operations; nothing while a base is loaded.
     reached: Option<Reached>,
     since_barrier: usize,
+    /// What the target applies at present. Dropped, it is waited for no more.
+    under_way: Option<AbortOnDropHandle<Result<(), ReplayError>>>,
 }
 
 impl Batch {
@@ -54,7 +61,7 @@ impl Batch {
     ) -> Result<(), ReplayError> {
         let bytes = operation.as_bytes().len();
         if self.entries.len() >= OPERATIONS_MAX || self.bytes + bytes > BYTES_MAX {
-            self.flush(target).await?;
+            self.send(target).await?;
         }
         self.operations.push(operation);
         self.entries.push(OplogTs::default());
@@ -62,8 +69,15 @@ impl Batch {
         Ok(())
     }
 
-    /// Applies what is gathered.
+    /// Applies what is gathered, and returns when all of it is.
     pub(super) async fn flush(&mut self, target: &Target) -> Result<(), ReplayError> {
+        self.send(target).await?;
+        self.wait().await
+    }
+
+    /// Lets the target apply what is gathered, behind everything before it.
+    async fn send(&mut self, target: &Target) -> Result<(), ReplayError> {
+        self.wait().await?;
         if self.entries.is_empty() {
             return Ok(());
         }
@@ -73,16 +87,26 @@ impl Batch {
         if let Some(reached) = self.reached {
             operations.push(reached.to_apply());
         }
-        let barrier = self.since_barrier >= BARRIER_BYTES;
-        let confirm = if barrier { Confirm::Majority } else { Confirm::Applied };
-        match target.apply(&operations, confirm).await {
-            Ok(()) => {
-                if barrier {
-                    self.since_barrier = 0;
-                }
-                Ok(())
-            }
-            Err(error) => Err(named(&operations, &entries, error)),
+        let confirm = if self.since_barrier >= BARRIER_BYTES {
+            self.since_barrier = 0;
+            Confirm::Majority
+        } else {
+            Confirm::Applied
+        };
+        let target = target.clone();
+        self.under_way = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            let applied = target.apply(&operations, confirm).await;
+            applied.map_err(|error| named(&operations, &entries, error))
+        })));
+        Ok(())
+    }
+
+    /// Waits for what the target applies at present.
+    async fn wait(&mut self) -> Result<(), ReplayError> {
+        let Some(under_way) = self.under_way.take() else { return Ok(()) };
+        match under_way.await {
+            Ok(applied) => applied,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
     }
 }

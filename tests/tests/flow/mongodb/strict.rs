@@ -22,6 +22,9 @@ fn an_entry_that_does_not_fit_ends_the_replay_and_is_named() -> Result<()> {
         .run("shop", doc! { "insert": "a", "documents": [{ "_id": 1, "n": 0 }, { "_id": 2 }] })?;
     let update = doc! { "q": { "_id": 1 }, "u": { "$set": { "n": 1 } } };
     source.run("shop", doc! { "update": "a", "updates": [update] })?;
+    // Enough for several batches behind it.
+    let many: Vec<_> = (10..4_000).map(|id| doc! { "_id": id }).collect();
+    source.run("shop", doc! { "insert": "a", "documents": many })?;
     let until = blocking(moment::last_write(&client))?;
     let log = restored::log(source.primary()?, &taken.base)?;
     // The log without the insert of the document that is updated.
@@ -45,6 +48,9 @@ fn an_entry_that_does_not_fit_ends_the_replay_and_is_named() -> Result<()> {
         return Err(error.context("another error was expected"));
     };
     ensure!((Some(*at), namespace.as_str()) == (updated, "shop.a"), "{error}");
+    // Neither the batch that it stands in nor any behind it was applied.
+    let left = target.run("shop", doc! { "count": "a" })?.get_i32("n")?;
+    ensure!(left == 0, "{left} documents");
     Ok(())
 }
 

@@ -16,7 +16,7 @@ pub struct Cost {
 }
 
 /// Clock ticks a second in /proc (USER_HZ is 100 on every Linux that PostgreSQL runs on).
-const TICKS: u32 = 100;
+pub(crate) const TICKS: u32 = 100;
 
 /// Runs it to its end, looking at /proc often enough that the last look misses little.
 ///

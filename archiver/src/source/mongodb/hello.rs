@@ -55,7 +55,7 @@ impl Hello {
         }
         let is_primary = truth("isWritablePrimary") || truth("ismaster");
         if !is_primary && !truth("secondary") {
-            return Err(Error::NotReady { member });
+            return Err(Error::NotReady { member: member.clone() });
         }
         let list = |field: &str| {
             let hosts = answer.get_array(field).into_iter().flatten();
@@ -64,6 +64,10 @@ impl Hello {
         let missing = |field| Error::Answer { member: member.clone(), field };
         let last = answer.get_document("lastWrite").map_err(|_| missing("lastWrite"))?;
         let place = |field| optime(last, field).ok_or_else(|| missing(field));
+        // Only once a majority has confirmed something since it started (repl/hello_response.cpp).
+        if !last.contains_key("majorityOpTime") {
+            return Err(Error::NotReady { member: member.clone() });
+        }
         let clock = answer.get_datetime("localTime").map_err(|_| missing("localTime"))?;
         Ok(Self {
             me: answer.get_str("me").unwrap_or(&member).to_owned(),
@@ -134,6 +138,9 @@ mod tests {
         assert!(matches!(with(doc! { "arbiterOnly": true }), Err(Error::Arbiter { .. })));
         assert!(matches!(with(doc! { "maxWireVersion": 9 }), Err(Error::TooOld { .. })));
         assert!(matches!(with(doc! { "secondary": false }), Err(Error::NotReady { .. })));
+        let started =
+            doc! { "lastWrite": { "opTime": { "ts": Ts { time: 9, increment: 1 }, "t": 2_i64 } } };
+        assert!(matches!(with(started), Err(Error::NotReady { .. })), "a member that just started");
         let primary = with(doc! { "isWritablePrimary": true, "hosts": ["a:1"] }).expect("primary");
         assert!(primary.is_primary && !primary.is_alone());
         assert!(primary.check("x:1", SourceMode::ChangeStream).is_ok());

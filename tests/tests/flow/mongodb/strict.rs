@@ -74,7 +74,7 @@ fn a_target_that_is_killed_again_and_again_is_restored_in_the_end() -> Result<()
         work.churn(20).await
     })?;
     let enough = u64::try_from(scope::scale(20_000, 100_000))?;
-    wait::until(&Deadline::seconds(300), "a log that takes a while", || {
+    wait::until(&Deadline::seconds(scope::scale(300, 1800)), "a log that takes a while", || {
         Ok((load.written().done > enough).then_some(()))
     })?;
     drop(load);

@@ -6,6 +6,7 @@ mod store_away;
 mod shutdown;
 mod spool;
 mod writers;
+mod oplog_writers;
 mod gap;
 mod synchronous;
 mod promotion;

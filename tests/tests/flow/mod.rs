@@ -17,4 +17,4 @@ mod odd_slow;
 mod odd_large;
 mod refused;
 mod targets_resumed;
-mod mongodb;
+pub(crate) mod mongodb;

@@ -1,11 +1,11 @@
 //! MongoDB: a base and the oplog give back what the source had, byte by byte, at any moment.
 
-mod moment;
+pub(crate) mod moment;
 mod workload;
 mod restored;
 mod moments;
 mod strict;
-mod archived;
-mod program;
+pub(crate) mod archived;
+pub(crate) mod program;
 mod protected;
 mod changes;

@@ -7,14 +7,14 @@
 //! in flight would be no faster: what takes effect as a whole takes the server's global lock
 //! (src/mongo/db/repl/apply_ops.cpp, applyOps).
 
-use bson::{RawArrayBuf, RawDocumentBuf};
+use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf};
 use tokio_util::task::AbortOnDropHandle;
 
 use proto::mongodb::OplogTs;
-use proto::mongodb::scope::split;
 
 use super::error::{ReplayError, code, code_of};
 use super::operation::Operation;
+use super::strict::{Demand, Fresh, empty_timestamps, guard};
 use super::target::{Confirm, Reached, Target};
 
 /// Of a command. More are hardly faster, and hold the target's locks for longer (tried: 1000 against
@@ -29,6 +29,7 @@ pub(super) struct Batch {
     operations: RawArrayBuf,
     /// The entry of each one.
     entries: Vec<OplogTs>,
+    fresh: Fresh,
     bytes: usize,
     /// What goes with the operations; nothing while a base is loaded.
     reached: Option<Reached>,
@@ -43,12 +44,27 @@ impl Batch {
         &mut self,
         target: &Target,
         operation: &RawDocumentBuf,
+        demand: Demand,
         reached: Reached,
     ) -> Result<(), ReplayError> {
-        self.push_plain(target, operation).await?;
-        if let Some(entry) = self.entries.last_mut() {
-            *entry = reached.at;
+        self.make_room(target, operation).await?;
+        let namespace = operation.get_str("ns").unwrap_or_default();
+        let kind = operation.get_str("op").unwrap_or_default();
+        let of = operation.get_document(if kind == "u" { "o2" } else { "o" });
+        if let Some(id) = of.ok().and_then(|of| of.get("_id").ok()?) {
+            if demand == Demand::Present {
+                self.add(&guard(namespace, id), reached.at);
+            }
+            if !self.fresh.note((namespace, kind), id, demand, self.entries.len()) {
+                let (at, namespace) = (reached.at, namespace.to_owned());
+                return Err(ReplayError::There {
+                    at,
+                    namespace,
+                    operation: Operation::show(operation),
+                });
+            }
         }
+        self.add_whole(operation, reached.at);
         self.reached = Some(reached);
         Ok(())
     }
@@ -59,14 +75,34 @@ impl Batch {
         target: &Target,
         operation: &RawDocumentBuf,
     ) -> Result<(), ReplayError> {
+        self.make_room(target, operation).await?;
+        self.add_whole(operation, OplogTs::default());
+        Ok(())
+    }
+
+    async fn make_room(
+        &mut self,
+        target: &Target,
+        operation: &RawDocumentBuf,
+    ) -> Result<(), ReplayError> {
         let bytes = operation.as_bytes().len();
         if self.entries.len() >= OPERATIONS_MAX || self.bytes + bytes > BYTES_MAX {
             self.send(target).await?;
         }
-        self.operations.push(operation);
-        self.entries.push(OplogTs::default());
-        self.bytes += bytes;
         Ok(())
+    }
+
+    fn add_whole(&mut self, operation: &RawDocumentBuf, entry: OplogTs) {
+        self.add(operation, entry);
+        if let Some(again) = empty_timestamps(operation) {
+            self.add(&again, entry);
+        }
+    }
+
+    fn add(&mut self, operation: &RawDocumentBuf, entry: OplogTs) {
+        self.operations.push(operation);
+        self.entries.push(entry);
+        self.bytes += operation.as_bytes().len();
     }
 
     /// Applies what is gathered, and returns when all of it is.
@@ -83,6 +119,7 @@ impl Batch {
         }
         let mut operations = std::mem::take(&mut self.operations);
         let entries = std::mem::take(&mut self.entries);
+        let mut fresh = std::mem::take(&mut self.fresh);
         self.since_barrier += std::mem::take(&mut self.bytes);
         if let Some(reached) = self.reached {
             operations.push(reached.to_apply());
@@ -95,6 +132,10 @@ impl Batch {
         };
         let target = target.clone();
         self.under_way = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            // The batch before it has ended: what is there now is what it left.
+            if let Some(there) = fresh.look(&target).await? {
+                return Err(there_already(&operations, &entries, there));
+            }
             let applied = target.apply(&operations, confirm).await;
             applied.map_err(|error| named(&operations, &entries, error))
         })));
@@ -126,10 +167,31 @@ fn named(
         return ReplayError::target("applying operations")(error);
     };
     let operation = Operation::show(raw);
-    let namespace = raw.get_str("ns").unwrap_or_default();
     if code_of(&error) == Some(code::UPDATE_OPERATION_FAILED) {
-        let (database, name) = split(namespace);
-        return ReplayError::Miss { at, namespace: format!("{database}.{name}"), operation };
+        let namespace = raw.get_str("ns").unwrap_or_default().to_owned();
+        // What failed may be what was put in front of a delete of the same document.
+        let next = operations.get_document(failed + 1).ok().filter(|next| {
+            next.get_str("op").ok() == Some("d")
+                && next.get_str("ns").ok() == Some(namespace.as_str())
+                && id_in(next, "o") == id_in(raw, "o2")
+        });
+        let operation = next.map_or(operation, Operation::show);
+        return ReplayError::Miss { at, namespace, operation };
     }
     ReplayError::Refused { at, operation, source: Box::new(error) }
+}
+
+/// The insert with this number would write over a document.
+fn there_already(operations: &RawArrayBuf, entries: &[OplogTs], number: usize) -> ReplayError {
+    let raw = operations.get_document(number);
+    let namespace = raw.as_ref().ok().and_then(|raw| raw.get_str("ns").ok()).unwrap_or_default();
+    ReplayError::There {
+        at: entries.get(number).copied().unwrap_or_default(),
+        namespace: namespace.to_owned(),
+        operation: raw.map(Operation::show).unwrap_or_default(),
+    }
+}
+
+fn id_in<'a>(operation: &'a RawDocument, part: &str) -> Option<RawBsonRef<'a>> {
+    operation.get_document(part).ok()?.get("_id").ok()?
 }

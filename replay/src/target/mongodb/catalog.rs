@@ -63,6 +63,9 @@ impl Replay {
         let Some(uuid) = operation.uuid else {
             return Err(self.unknown("create without a UUID", operation));
         };
+        if operation.o.get_bool("capped").unwrap_or(false) {
+            self.capped.insert(uuid);
+        }
         match self.names.create(uuid, &namespace) {
             Change::Create if self.is_due() => {
                 self.batch.flush(&self.target).await?;

@@ -24,6 +24,9 @@ pub enum ReplayError {
     /// the source had.
     #[error("entry {at} changes a document of {namespace} that is not there: {operation}")]
     Miss { at: OplogTs, namespace: String, operation: String },
+    /// The entry inserts a document that the target has: as above.
+    #[error("entry {at} inserts a document into {namespace} that is there already: {operation}")]
+    There { at: OplogTs, namespace: String, operation: String },
     #[error("entry {at} is refused by the target: {operation}")]
     Refused {
         at: OplogTs,
@@ -153,6 +156,7 @@ impl ReplayError {
             | Self::NoPlace { .. }
             | Self::NoBeginning { .. } => {
                 "base and log do not fit: restore from another base (--base), and run `pitr verify`"
+            | Self::There { .. }
             }
             _ => "run the same command again once the cause is gone: it goes on where it stopped",
         }

@@ -20,6 +20,7 @@ use super::moments::Verdict;
 use super::operation::{Operation, operation};
 use super::paths::{self, PathError};
 use super::replay::Replay;
+use super::strict::Demand;
 use super::target::{Confirm, Reached, keep};
 
 /// What of the progress tells of paths that were read as such.
@@ -284,7 +285,7 @@ impl Replay {
             self.take_as_path(at, &name, path).await?;
         }
         let apply = operation("u", &name, &difference.o, Some(key));
-        self.apply(apply, "u", verdict).await
+        self.apply(apply, ("u", Demand::Nothing), verdict).await
     }
 
     /// A path that may be a name as well: the end of the replay, unless somebody has decided that.

@@ -1,8 +1,8 @@
 //! Loading a base into an empty target: collections with their options, then their documents.
 //!
 //! Enters: a base in a store, and a target. Leaves: every collection as the base has it, without
-//! indexes but the one on `_id`. Documents go in by `applyOps`, which takes them as they are: an
-//! insert command moves `_id` to the front and fills in empty timestamps. After a crash the
+//! indexes but the one on `_id`. Documents go in by `applyOps`, with what an insert would fill in put
+//! back behind it (`strict`). After a crash the
 //! objects that the target's progress names are left out, and the others loaded anew over what is
 //! there.
 

@@ -16,6 +16,7 @@ mod indexes;
 mod transactions;
 mod target;
 mod batch;
+mod strict;
 mod catalog;
 mod paths;
 mod events;

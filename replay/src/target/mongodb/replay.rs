@@ -10,7 +10,7 @@
 //! that is prepared at T is known to be in or out only when its end is seen, which may stand
 //! behind T: the log is read on until then.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use bson::raw::RawDocument;
 use bson::{RawBsonRef, RawDocumentBuf};
@@ -25,6 +25,7 @@ use super::indexes::Indexes;
 use super::moments::{Moments, Verdict};
 use super::names::Names;
 use super::operation::Operation;
+use super::strict::Demand;
 use super::target::{Confirm, Reached, Target};
 use super::transactions::{Held, Key, Step, Transactions};
 
@@ -37,6 +38,7 @@ pub struct Replay {
     pub(super) target: Target,
     pub(super) names: Names,
     pub(super) indexes: Indexes,
+    pub(super) capped: HashSet<Uuid>,
     pub(super) moments: Moments,
     open: Transactions,
     pub(super) batch: Batch,
@@ -92,11 +94,14 @@ impl Replay {
                 added.map_err(ReplayError::entry(base.start.ts))?;
             }
         }
+        let is_capped = |options: &RawDocument| options.get_bool("capped").unwrap_or(false);
+        let capped = base.collections.iter().filter(|found| is_capped(&found.options));
         let pieces = base.collections.iter().flat_map(|collection| &collection.pieces);
         Ok(Self {
             target,
             names,
             indexes,
+            capped: capped.map(|collection| collection.uuid).collect(),
             moments: Moments::of(&base.collections),
             open: Transactions::default(),
             batch: Batch::default(),
@@ -313,7 +318,14 @@ impl Replay {
         effective: OplogTs,
     ) -> Result<(), ReplayError> {
         let Some((name, verdict)) = self.due(operation, effective)? else { return Ok(()) };
-        self.apply(operation.to_apply(&name), operation.kind, verdict).await
+        let uuid = operation.uuid.or_else(|| self.names.at(operation.namespace));
+        let exact = verdict == Verdict::Applied && self.is_exact(uuid, operation.namespace);
+        let demand = match operation.kind {
+            "i" if exact => Demand::Absent,
+            "d" if exact => Demand::Present,
+            _ => Demand::Nothing,
+        };
+        self.apply(operation.to_apply(&name), (operation.kind, demand), verdict).await
     }
 
     /// What the collection of a write is called now, where it is to be applied.
@@ -338,7 +350,7 @@ impl Replay {
     pub(super) async fn apply(
         &mut self,
         apply: RawDocumentBuf,
-        kind: &str,
+        (kind, demand): (&str, Demand),
         verdict: Verdict,
     ) -> Result<(), ReplayError> {
         self.applied += 1;
@@ -346,14 +358,21 @@ impl Replay {
         if verdict == Verdict::Maybe && kind == "u" {
             return self.perhaps(apply).await;
         }
-        self.batch.push(&self.target, &apply, self.here).await
+        self.batch.push(&self.target, &apply, demand, self.here).await
+    }
+
+    /// Whether the target has exactly what the source had. A capped collection deletes by itself
+    /// what the log deletes too, and of the server's own collections the target has some before.
+    fn is_exact(&self, uuid: Option<Uuid>, namespace: &str) -> bool {
+        !uuid.is_some_and(|uuid| self.capped.contains(&uuid))
+            && !namespace.starts_with("admin.system.")
     }
 
     /// An update of a document that was perhaps gone when the base was read: a later delete of it
     /// stands in the log.
     async fn perhaps(&mut self, apply: RawDocumentBuf) -> Result<(), ReplayError> {
         self.batch.flush(&self.target).await?;
-        self.batch.push(&self.target, &apply, self.here).await?;
+        self.batch.push(&self.target, &apply, Demand::Nothing, self.here).await?;
         match self.batch.flush(&self.target).await {
             Err(ReplayError::Miss { .. }) => {
                 self.target.set_reached(self.here, Confirm::Applied).await

@@ -100,6 +100,28 @@ impl Target {
         self.client.database("admin").run_raw_command(command).await.map(drop)
     }
 
+    /// One of the documents with these values of `_id`, if there is any: its `_id` alone.
+    pub(super) async fn any_of(
+        &self,
+        namespace: &str,
+        ids: RawArrayBuf,
+    ) -> Result<Option<RawDocumentBuf>, ReplayError> {
+        let (database, name) = proto::mongodb::scope::split(namespace);
+        let find = rawdoc! {
+            "find": name,
+            "filter": { "_id": { "$in": ids } },
+            "projection": { "_id": 1 },
+            "limit": 1,
+            "singleBatch": true,
+        };
+        let what = || ReplayError::target(format!("looking for what is inserted into {namespace}"));
+        let answer = self.client.database(database).run_raw_command(find).await.map_err(what())?;
+        let cursor = answer.get_document("cursor").ok();
+        let found = cursor.and_then(|cursor| cursor.get_array("firstBatch").ok());
+        let first = found.and_then(|found| found.first().cloned());
+        Ok(first.and_then(|first| RawDocumentBuf::try_from(first.as_document()?).ok()))
+    }
+
     /// Applies one operation that stands alone.
     pub(super) async fn apply_one(
         &self,

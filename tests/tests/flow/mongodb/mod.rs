@@ -5,6 +5,7 @@ mod workload;
 mod restored;
 mod moments;
 mod strict;
+mod altered;
 pub(crate) mod archived;
 pub(crate) mod program;
 mod protected;

@@ -111,6 +111,11 @@ impl ReplayError {
         move |source| Self::Entry { at, source: source.into() }
     }
 
+    /// The file for log that waits for the end of its transaction.
+    pub(super) fn spilling(source: std::io::Error) -> Self {
+        Self::Io { action: "keeping a large transaction in", path: std::env::temp_dir(), source }
+    }
+
     pub(super) fn of_log(after: OplogTs) -> impl Fn(crate::catalog::CatalogError) -> Self {
         move |error| match error {
             error @ crate::catalog::CatalogError::Store(_) => error.into(),
@@ -150,13 +155,13 @@ impl ReplayError {
             }
             Self::Interrupted => "run the same command again",
             Self::Miss { .. }
+            | Self::There { .. }
             | Self::Refused { .. }
             | Self::UnknownCollection { .. }
             | Self::Taken { .. }
             | Self::NoPlace { .. }
             | Self::NoBeginning { .. } => {
                 "base and log do not fit: restore from another base (--base), and run `pitr verify`"
-            | Self::There { .. }
             }
             _ => "run the same command again once the cause is gone: it goes on where it stopped",
         }

@@ -214,18 +214,18 @@ impl Replay {
             }
             Kind::ApplyOps(ops) => match Key::of(entry) {
                 None => self.all_of(entry.raw, at).await?,
-                Some(key) => match self.open.step(key, entry, &ops) {
-                    Step::Open => {}
-                    Step::Commit(held) => self.transaction(held, at).await?,
-                    // The base holds it: what took effect before it was read.
-                    Step::CommitHeadless if at <= self.held => {}
-                    Step::CommitHeadless => return Err(ReplayError::NoBeginning { at }),
-                },
+                Some(key) => {
+                    match self.open.step(key, entry, &ops).map_err(ReplayError::spilling)? {
+                        Step::Open => {}
+                        Step::Commit(held) => self.transaction(held, at).await?,
+                        // The base holds it: what took effect before it was read.
+                        Step::CommitHeadless if at <= self.held => {}
+                        Step::CommitHeadless => return Err(ReplayError::NoBeginning { at }),
+                    }
+                }
             },
             Kind::CommitTransaction { commit } => self.commit(entry, commit).await?,
-            Kind::AbortTransaction => {
-                Key::of(entry).and_then(|key| self.open.end(&key));
-            }
+            Kind::AbortTransaction => self.abort(entry)?,
         }
         Ok(false)
     }
@@ -239,17 +239,22 @@ impl Replay {
             Kind::CommitTransaction { commit } if commit <= self.until => {
                 self.commit(entry, commit).await?;
             }
-            Kind::CommitTransaction { .. } | Kind::AbortTransaction => {
-                Key::of(entry).and_then(|key| self.open.end(&key));
-            }
+            Kind::CommitTransaction { .. } | Kind::AbortTransaction => self.abort(entry)?,
             _ => {}
         }
         Ok(self.open.prepared().is_none())
     }
 
+    /// It comes to nothing, or to nothing up to the moment.
+    fn abort(&mut self, entry: &Entry<'_>) -> Result<(), ReplayError> {
+        let Some(key) = Key::of(entry) else { return Ok(()) };
+        let ended = self.open.end(&key).map_err(ReplayError::spilling)?;
+        ended.map_or(Ok(()), |held| self.open.forget(&held)).map_err(ReplayError::spilling)
+    }
+
     async fn commit(&mut self, entry: &Entry<'_>, commit: OplogTs) -> Result<(), ReplayError> {
         let Some(key) = Key::of(entry) else { return Ok(()) };
-        match self.open.end(&key) {
+        match self.open.end(&key).map_err(ReplayError::spilling)? {
             Some(held) => {
                 // The progress goes by places in the log.
                 let here =
@@ -265,9 +270,9 @@ impl Replay {
         }
     }
 
-    async fn transaction(&mut self, held: Held, effective: OplogTs) -> Result<(), ReplayError> {
-        for raw in &held.entries {
-            self.all_of(raw, effective).await?;
+    async fn transaction(&mut self, mut held: Held, effective: OplogTs) -> Result<(), ReplayError> {
+        while let Some(raw) = self.open.next(&mut held).map_err(ReplayError::spilling)? {
+            self.all_of(&raw, effective).await?;
         }
         Ok(())
     }

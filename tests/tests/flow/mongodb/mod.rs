@@ -6,6 +6,7 @@ mod restored;
 mod moments;
 mod strict;
 mod altered;
+mod large;
 pub(crate) mod archived;
 pub(crate) mod program;
 mod protected;

@@ -142,7 +142,11 @@ impl Catalog {
 }
 
 /// Puts a derived object, over one that says something else; `false` when it was there already.
-async fn replace(store: &dyn Store, key: &Key, bytes: Vec<u8>) -> Result<bool, CatalogError> {
+pub(super) async fn replace(
+    store: &dyn Store,
+    key: &Key,
+    bytes: Vec<u8>,
+) -> Result<bool, CatalogError> {
     let body = Body::from(bytes.clone());
     if store.put(key, &body).await? == Put::Created {
         return Ok(true);

@@ -9,14 +9,17 @@ use proto::store::{Access, url};
 const TOLD_EVERY: u64 = 100;
 
 pub(super) async fn run(context: &Context) -> Result<Outcome, CliError> {
-    let catalog = context.catalog().await?;
+    let oplog = super::mongodb::open(context).await?;
     let writable = url::open(context.archive()?, Access::ReadWrite).await?;
     let told = |done: u64, all: u64| {
         if done.is_multiple_of(TOLD_EVERY) {
             super::note(&format!("reindex: {done} of {all} segments"));
         }
     };
-    let done = catalog.reindex(&*writable, told).await?;
+    let done = match oplog {
+        Some(archive) => archive.reindex(&*writable, told).await?,
+        None => context.catalog().await?.reindex(&*writable, told).await?,
+    };
     Ok(Outcome::done(if context.global.json {
         serde_json::to_string_pretty(&done).expect("our own types have string keys")
     } else {

@@ -41,7 +41,9 @@ pub struct LogReader {
     store: Arc<dyn Store>,
     lineage: Lineage,
     left: VecDeque<Segment>,
-    fetching: VecDeque<(OplogTs, JoinHandle<Fetched>)>,
+    fetching: VecDeque<(OplogTs, u64, JoinHandle<Fetched>)>,
+    /// Bytes in the store of what was handed out.
+    stored: u64,
     last: Option<(OplogTs, Head)>,
 }
 
@@ -51,13 +53,14 @@ impl OplogArchive {
         let (first, last) = (self.segment_of(from), self.segment_of(to));
         let left = self.segments.get(first..=last).unwrap_or_default().iter().cloned().collect();
         let (store, lineage) = (self.store.clone(), self.lineage);
-        LogReader { store, lineage, left, fetching: VecDeque::new(), last: None }
+        LogReader { store, lineage, left, fetching: VecDeque::new(), stored: 0, last: None }
     }
 }
 
 impl OplogArchive {
-    /// A gap between two entries: the segments on its sides, as far as their heads tell. One request
-    /// a sealed segment.
+    /// A gap between two entries: the segments on its sides, as far as their places in the log tell.
+    /// One request a sealed segment that has no index. (That a segment continues the very bytes of
+    /// the one before it is proved when it is read.)
     ///
     /// # Errors
     /// When the store fails, or a segment is damaged.
@@ -68,10 +71,21 @@ impl OplogArchive {
     ) -> Result<Option<(OplogTs, OplogTs)>, CatalogError> {
         let (first, last) = (self.segment_of(from), self.segment_of(to));
         let segments = self.segments.get(first..=last).unwrap_or_default();
-        let heads: Vec<_> =
-            segments.iter().map(|segment| head(&*self.store, self.lineage, segment)).collect();
-        let heads: Vec<Head> = stream::iter(heads).buffered(REQUESTS_AT_ONCE).try_collect().await?;
-        let broken = heads.windows(2).position(|pair| !pair[1].continues(&pair[0]));
+        let known = self.summaries(from).await?;
+        let place = |segment: &Segment| {
+            let (summary, segment) = (known.get(&segment.first), segment.clone());
+            let place = summary.map(|summary| (summary.start, summary.raw_len));
+            async move {
+                match place {
+                    Some(place) => Ok(place),
+                    None => self.head_of(&segment).await.map(|head| (head.start, head.raw_len)),
+                }
+            }
+        };
+        let places: Vec<_> = segments.iter().map(place).collect();
+        let places: Vec<(Offset, u64)> =
+            stream::iter(places).buffered(REQUESTS_AT_ONCE).try_collect().await?;
+        let broken = places.windows(2).position(|pair| pair[1].0.0 != pair[0].0.0 + pair[0].1);
         Ok(broken.map(|at| (segments[at].first, segments[at + 1].first)))
     }
 }
@@ -113,6 +127,11 @@ async fn head(
 }
 
 impl LogReader {
+    /// Bytes in the store of the segments that were handed out.
+    pub const fn stored(&self) -> u64 {
+        self.stored
+    }
+
     /// The next run of whole entries, a segment's; `None` behind the last one.
     ///
     /// # Errors
@@ -122,11 +141,11 @@ impl LogReader {
             && let Some(segment) = self.left.pop_front()
         {
             let (store, lineage) = (self.store.clone(), self.lineage);
-            let first = segment.first;
+            let (first, stored) = (segment.first, segment.stored.bytes());
             let task = tokio::spawn(async move { fetch(&*store, lineage, &segment).await });
-            self.fetching.push_back((first, task));
+            self.fetching.push_back((first, stored, task));
         }
-        let Some((first, task)) = self.fetching.pop_front() else { return Ok(None) };
+        let Some((first, stored, task)) = self.fetching.pop_front() else { return Ok(None) };
         let fetched = task
             .await
             .unwrap_or_else(|error| Err(CatalogError::Stopped { detail: error.to_string() }));
@@ -137,6 +156,7 @@ impl LogReader {
             return Err(CatalogError::Gap { before, behind: first });
         }
         self.last = Some((first, head));
+        self.stored += stored;
         // The tails may end within an entry.
         let mut documents = Documents::new(&raw);
         for document in documents.by_ref() {
@@ -150,7 +170,7 @@ impl LogReader {
 
 impl Drop for LogReader {
     fn drop(&mut self) {
-        for (_, task) in &self.fetching {
+        for (_, _, task) in &self.fetching {
             task.abort();
         }
     }

@@ -5,8 +5,10 @@
 //! written.
 
 mod log;
+mod index;
 mod windows;
 
+pub use index::Summaries;
 pub use log::{Head, LogReader};
 pub use windows::{OplogGap, OplogWindow};
 

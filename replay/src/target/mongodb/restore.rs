@@ -196,11 +196,11 @@ async fn replay_log(
 ) -> Result<Replayed, ReplayError> {
     // On to the archive's end: transactions that were prepared may end behind the moment.
     let mut log = archive.log(plan.base.start.ts, proto::mongodb::OplogTs(u64::MAX));
-    progress.begin("log", None);
-    let mut done = 0;
+    progress.begin("log", Some(ByteCount(plan.fetch.log)));
     while let Some(run) = log.next().await.map_err(ReplayError::of_log(plan.target.until))? {
         let enough = replay.take(&run).await?;
-        done += run.len() as u64;
+        // Counted as it lies in the store: how much that is, the plan knows.
+        let done = log.stored().min(plan.fetch.log);
         progress.done(ByteCount(done), &format!("up to {}", replay.reached()));
         if enough {
             break;

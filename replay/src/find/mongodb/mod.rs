@@ -1,21 +1,26 @@
 //! A wanted moment becomes one timestamp of the oplog: the last one that is in.
 //!
 //! Enters: an archive and what is wanted. Leaves: the timestamp with the commits on either side, or
-//! a refusal with what can be restored instead. Decodes the log from where the moment can be on.
+//! a refusal with what can be restored instead. Segments are opened where their index says that what
+//! is looked for may be in them, and where they have none.
 //!
 //! Times are the `wall` of entries, the clock of whoever was the primary. Let A be the first commit
 //! later than T and B the last one not later than T: if A stands behind B, everything before A is in.
 //! Otherwise the clock was set back, or another primary's was behind: under a second apart A is
 //! taken and it is said so, further apart the candidates are listed.
 
+mod pieces;
+
 use std::fmt;
 
-use proto::mongodb::{Documents, Note, OplogTs, Order, Record};
+use proto::archive::index::Ends;
+use proto::mongodb::{Documents, OplogTs, Order, Record};
 use proto::timestamp::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::CatalogError;
 use crate::catalog::mongodb::OplogArchive;
+use pieces::{Pieces, Seen};
 
 /// How far clocks may differ without a word.
 const APART_MAX_MICROS: i64 = 1_000_000;
@@ -97,20 +102,20 @@ fn listed(candidates: &[Commit]) -> String {
     lines.map(|(at, candidate)| format!("\n  {}: up to {candidate}", at + 1)).collect()
 }
 
-/// Everything that a search over the log remembers.
-#[derive(Debug, Default)]
-struct Seen {
-    last_kept: Option<Commit>,
-    first_left_out: Option<Commit>,
-}
-
 /// Decides which moment is meant.
 ///
 /// # Errors
 /// [`FindError`]: the refusal, or what kept the log from being read.
 pub async fn resolve(archive: &OplogArchive, request: &Request) -> Result<Resolved, FindError> {
     let end = end_of(archive).await?;
-    let (mut until, mut notes) = match &request.target {
+    let from = match &request.target {
+        Target::At(at) => *at,
+        Target::Time(time) => near(*time),
+        Target::Name(_) => OplogTs::default(),
+        Target::Latest => end.at,
+    };
+    let mut log = Pieces::new(archive, from).await?;
+    let (mut until, notes) = match &request.target {
         Target::At(at) => {
             // A later entry of the same second could follow the last one.
             let proven = archive.watermark.map(|mark| mark.proven());
@@ -120,18 +125,26 @@ pub async fn resolve(archive: &OplogArchive, request: &Request) -> Result<Resolv
             }
             (*at, Vec::new())
         }
-        Target::Time(time) => by_time(archive, *time, end, request.candidate).await?,
-        Target::Name(name) => (by_name(archive, name, request.candidate).await?, Vec::new()),
+        Target::Time(time) => by_time(&mut log, archive, (*time, end), request.candidate).await?,
+        Target::Name(name) => (by_name(&mut log, name, request.candidate).await?, Vec::new()),
         Target::Latest => (end.at, Vec::new()),
     };
     if request.exclusive {
         until = before(until);
     }
-    let seen = around(archive, until).await?;
-    if seen.last_kept.is_none() {
-        notes.push("no commit stands before this moment in its segment".to_owned());
-    }
-    Ok(Resolved { until, last_kept: seen.last_kept, first_left_out: seen.first_left_out, notes })
+    let piece = archive.segment_of(until);
+    let any = |ends: &Ends| ends.commits > 0;
+    let kept = log.last((0, piece), any, |seen| seen.entry.at <= until).await?;
+    let left = log.first(piece, any, |seen| seen.entry.at > until).await?;
+    let entry = |(_, seen): (usize, Seen)| seen.entry;
+    Ok(Resolved { until, last_kept: kept.map(entry), first_left_out: left.map(entry), notes })
+}
+
+/// An entry's timestamp is behind the clock of its primary by no more than the moment between the
+/// two being taken: an entry later than a time stands in no segment that ends so long before it.
+fn near(time: Timestamp) -> OplogTs {
+    const MOMENT: i64 = 60;
+    OplogTs::new(u32::try_from((seconds(time) - MOMENT).max(0)).unwrap_or(u32::MAX), 0)
 }
 
 fn before(at: OplogTs) -> OplogTs {
@@ -142,106 +155,74 @@ fn seconds(time: Timestamp) -> i64 {
     time.0.div_euclid(1_000_000)
 }
 
-/// Looks at every whole entry from the segment with `from` on, until `look` has seen enough.
-async fn scan(
-    archive: &OplogArchive,
-    from: OplogTs,
-    mut look: impl FnMut(&Record<'_>, Option<Commit>) -> bool,
-) -> Result<(), FindError> {
-    let mut log = archive.log(from, OplogTs(u64::MAX));
-    while let Some(run) = log.next().await? {
-        let mut segment = OplogTs::default();
-        for document in Documents::new(&run) {
-            let (_, raw) = document.map_err(|source| CatalogError::Entries { segment, source })?;
-            let record =
-                Record::read(raw).map_err(|source| CatalogError::Entry { segment, source })?;
-            segment = record.at();
-            let is_commit =
-                record.is_commit().map_err(|source| CatalogError::Entry { segment, source })?;
-            let commit = is_commit.then_some(Commit { at: segment, time: record.wall() });
-            if !look(&record, commit) {
-                return Ok(());
-            }
-        }
-    }
-    Ok(())
-}
-
 /// The last entry of the archive; of a log of events the last time whose events are all there.
 ///
 /// # Errors
 /// When there is none, or it cannot be read.
 pub async fn end_of(archive: &OplogArchive) -> Result<Commit, FindError> {
-    let from = archive.segments.last().ok_or(FindError::NoLog)?.first;
-    let (mut end, mut last, mut order) = (None, None, Order::default());
-    scan(archive, from, |record, _| {
-        let here = Commit { at: record.at(), time: record.wall() };
-        let earlier = order.at() < here.at;
-        order.advance(record);
-        if order.whole() >= here.at {
-            end = Some(here);
-        } else if earlier {
-            end = last.or(end);
+    // The open segment may hold the beginning of its first entry alone.
+    for segment in archive.segments.iter().rev() {
+        let mut log = archive.log(segment.first, segment.first);
+        let run = log.next().await?.unwrap_or_default();
+        let (segment, mut order) = (segment.first, Order::default());
+        let (mut end, mut last) = (None, None);
+        for document in Documents::new(&run) {
+            let (_, raw) = document.map_err(|source| CatalogError::Entries { segment, source })?;
+            let record = Record::read(raw);
+            let record = record.map_err(|source| CatalogError::Entry { segment, source })?;
+            let here = Commit { at: record.at(), time: record.wall() };
+            let earlier = order.at() < here.at;
+            order.advance(&record);
+            if order.whole() >= here.at {
+                end = Some(here);
+            } else if earlier {
+                end = last.or(end);
+            }
+            last = Some(here);
         }
-        last = Some(here);
-        true
-    })
-    .await?;
-    // A segment never begins within the events of one time.
-    let behind = |_| Commit { at: before(from), time: None };
-    end.or(last.map(behind)).ok_or(FindError::NoLog)
-}
-
-/// The commits on either side of a moment.
-async fn around(archive: &OplogArchive, until: OplogTs) -> Result<Seen, FindError> {
-    let mut seen = Seen::default();
-    scan(archive, until, |_, commit| {
-        match commit {
-            Some(commit) if commit.at <= until => seen.last_kept = Some(commit),
-            Some(commit) => seen.first_left_out = Some(commit),
-            None => {}
+        // A segment never begins within the events of one time.
+        let behind = |_| Commit { at: before(segment), time: None };
+        if let Some(end) = end.or(last.map(behind)) {
+            return Ok(end);
         }
-        seen.first_left_out.is_none()
-    })
-    .await?;
-    Ok(seen)
+    }
+    Err(FindError::NoLog)
 }
 
 async fn by_time(
+    log: &mut Pieces<'_>,
     archive: &OplogArchive,
-    time: Timestamp,
-    end: Commit,
+    (time, end): (Timestamp, Commit),
     candidate: Option<usize>,
 ) -> Result<(OplogTs, Vec<String>), FindError> {
-    // An entry's timestamp is never behind the clock of its primary by more than the second that
-    // it leaves out: an entry later than T does not stand in a segment that ends before T.
-    let from = u32::try_from(seconds(time).max(2) - 2).unwrap_or(u32::MAX);
-    let (mut later, mut last, mut highest): (Option<Commit>, Option<Commit>, _) =
-        (None, None, time);
-    scan(archive, OplogTs::new(from, 0), |_, commit| {
-        let Some(commit) = commit else { return true };
-        match commit.time {
-            Some(wall) if wall > time => {
-                later = later.or(Some(commit));
-                highest = highest.max(wall);
-            }
-            _ => last = Some(commit),
-        }
-        true
-    })
-    .await?;
-    let Some(first_later) = later else {
+    let later = |ends: &Ends| ends.times.is_some_and(|(_, high)| high > time);
+    let kept = |ends: &Ends| ends.times.is_some_and(|(low, _)| low <= time);
+    let from = archive.segment_of(near(time));
+    let first = log.first(from, later, |seen| seen.time() > time).await?;
+    let Some((first_piece, first_later)) = first else {
         let proven = archive.watermark.map(|mark| mark.proven());
         if proven.is_some_and(|proven| proven >= time) {
             return Ok((end.at, Vec::new()));
         }
         return Err(FindError::TooLate { asked: time.to_string(), end, proven });
     };
-    let at_first = before(first_later.at);
-    let Some(last) = last.filter(|last| last.at > first_later.at) else {
+    let at_first = before(first_later.entry.at);
+    let behind = (first_piece, log.count() - 1);
+    let wanted = |seen: &Seen| seen.time() <= time && seen.entry.at > first_later.entry.at;
+    let Some((last_piece, last)) = log.last(behind, kept, wanted).await? else {
+        if let Some(wanted) = candidate.filter(|wanted| *wanted != 1) {
+            return Err(FindError::NoSuchCandidate { wanted, count: 1 });
+        }
         return Ok((at_first, Vec::new()));
     };
-    let candidates = vec![Commit { at: at_first, time: None }, last];
+    // How far clocks differed on the way from the one to the other.
+    let mut highest = first_later.time();
+    for piece in first_piece..=last_piece {
+        let seen = log.seen(piece).await?;
+        let between = seen.iter().filter(|seen| seen.is_commit && seen.entry.at < last.entry.at);
+        highest = between.map(Seen::time).fold(highest, Timestamp::max);
+    }
+    let candidates = vec![Commit { at: at_first, time: None }, last.entry];
     match candidate {
         Some(wanted) => {
             let count = candidates.len();
@@ -249,10 +230,11 @@ async fn by_time(
             let chosen = chosen.ok_or(FindError::NoSuchCandidate { wanted, count })?;
             Ok((chosen.at, Vec::new()))
         }
-        None if highest.0 - time.0 < APART_MAX_MICROS => {
+        None if highest.0 - last.time().0 < APART_MAX_MICROS => {
             let note = format!(
-                "commits up to {time} stand behind a later one ({first_later}): clocks differed by \
-                 less than a second"
+                "commits up to {time} stand behind a later one ({}): clocks differed by less than \
+                 a second",
+                first_later.entry
             );
             Ok((at_first, vec![note]))
         }
@@ -261,22 +243,20 @@ async fn by_time(
 }
 
 async fn by_name(
-    archive: &OplogArchive,
+    log: &mut Pieces<'_>,
     name: &str,
     candidate: Option<usize>,
 ) -> Result<OplogTs, FindError> {
     let (mut found, mut known) = (Vec::new(), Vec::new());
-    scan(archive, OplogTs::default(), |record, _| {
-        if let Some(Note::Named(noted)) = record.note() {
+    for piece in 0..log.count() {
+        for (noted, at) in log.names(piece).await? {
             if noted == name {
-                found.push(Commit { at: record.at(), time: record.wall() });
-            } else if known.len() < NAMES_MAX && !known.iter().any(|known| known == noted) {
-                known.push(noted.to_owned());
+                found.push(at);
+            } else if known.len() < NAMES_MAX && !known.contains(&noted) {
+                known.push(noted);
             }
         }
-        true
-    })
-    .await?;
+    }
     let count = found.len();
     match (candidate, found.as_slice()) {
         (_, []) => Err(FindError::UnknownName { name: name.to_owned(), known }),

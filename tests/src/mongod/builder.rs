@@ -154,7 +154,13 @@ impl Builder {
         let program = fetch::mongod()?;
         let folder = Folder::new("mongod")?;
         let data = folder.sub("data")?;
-        let own = ARGUMENTS.iter().map(|&argument| argument.to_owned());
+        // What the test gives itself counts.
+        let given = |argument: &&&str| {
+            let name = argument.split_once('=').map_or(**argument, |(name, _)| name);
+            name != "--setParameter" && self.arguments.iter().any(|own| own.starts_with(name))
+        };
+        let own = ARGUMENTS.iter().filter(|argument| !given(argument));
+        let own = own.map(|&argument| argument.to_owned());
         let arguments = own.chain(common.iter().cloned()).chain(self.arguments.iter().cloned());
         Ok(Node {
             program,

@@ -8,8 +8,10 @@ use super::{moment, restored};
 
 #[test]
 fn a_transaction_larger_than_the_memory_for_it_is_restored_whole() -> Result<()> {
+    // A server keeps what a transaction has written in its cache until it commits.
     let source = ReplicaSet::builder(1)
         .oplog_mb(990)
+        .argument("--wiredTigerCacheSizeGB=3")
         .parameter("minSnapshotHistoryWindowInSeconds", "3600")
         .start()?;
     let client = source.client()?;

@@ -7,6 +7,8 @@ mod moments;
 mod strict;
 mod altered;
 mod large;
+mod indexed;
+mod bases;
 pub(crate) mod archived;
 pub(crate) mod program;
 mod protected;

@@ -210,8 +210,8 @@ pub async fn start(
     let state = Arc::new(State::new(engine, probe.clone(), health, level));
     let next = Position::new(recovered.start.epoch, recovered.start.next);
     tracing::info!(
-        stored = %line::shown(engine, end.durable),
-        held = %line::shown(engine, Some(next)),
+        stored = %line::shown(engine, end.durable, |_| segmenter.last_entry(&end.store.raw)),
+        held = %line::shown(engine, Some(next), |_| segmenter.last_entry(&held.last.as_ref()?.bytes)),
         waiting_segments = recovered.sealed.len(),
         writer, lineage = lineage.0, "continuing"
     );

@@ -12,8 +12,9 @@ use super::prepare::{Setting, prepare};
 use super::run::{pause, stop_on_signals};
 use super::writer::{self, Claim};
 use crate::pipeline::{self, Opened, PipelineError};
+use crate::ship::resume::End;
 use crate::source::Goal;
-use crate::watch::line::shown;
+use crate::watch::line;
 use crate::watch::state::State;
 
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -60,7 +61,7 @@ pub(super) async fn run(args: &RunArgs) -> Result<(), CliError> {
         done?;
         let reached = target.reached(&state);
         if reached.is_some_and(|reached| state.stored().is_some_and(|stored| stored >= reached)) {
-            tracing::info!(durable = %shown(state.engine, state.stored()), "done");
+            tracing::info!(durable = %line::of(&state, state.stored()), "done");
             return Ok(());
         }
     }
@@ -121,11 +122,17 @@ async fn stored_by_another(
     loop {
         let end = source.find_end(store, opened).await.map_err(PipelineError::from)?;
         if target.is_stored(store, opened, &end).await.map_err(PipelineError::from)? {
-            tracing::info!(durable = %shown(opened.identity.engine, end.durable), "done");
+            done(setting, opened, &end);
             return Ok(());
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+fn done(setting: &Setting, opened: &Opened, end: &End) {
+    let segmenter = setting.settings.source.segmenter(opened);
+    let last = |_| segmenter.last_entry(&end.store.raw);
+    tracing::info!(durable = %line::shown(opened.identity.engine, end.durable, last), "done");
 }
 
 async fn join(
@@ -141,7 +148,7 @@ async fn join(
         let archived = |error| pipeline_error(&PipelineError::from(error));
         let end = source.find_end(store, opened).await.map_err(archived)?;
         if target.is_stored(store, opened, &end).await.map_err(archived)? {
-            tracing::info!(durable = %shown(opened.identity.engine, end.durable), "done");
+            done(setting, opened, &end);
             return Ok(());
         }
         quiet = if end.durable == seen { quiet + LOOK_EVERY } else { Duration::ZERO };

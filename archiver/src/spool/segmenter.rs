@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::Range;
 
 use proto::archive::layout::{self, SegmentName};
-use proto::mongodb::{Documents, OplogTs};
+use proto::mongodb::{Documents, OplogTs, Record, first_document};
 use proto::position::{Epoch, Offset, Position};
 use proto::postgres::lsn::{SegmentId, SegmentSize};
 use proto::segment::Engine;
@@ -35,6 +35,10 @@ pub trait Segmenter: Send + Sync + fmt::Debug {
     fn named(&self, epoch: Epoch, number: u64, start: Offset) -> Slot;
     /// The segment of that name; `None` when it is none of ours.
     fn parse(&self, name: &str) -> Option<SegmentName>;
+    /// The last whole entry in a segment's bytes, for people, where positions are no words of theirs.
+    fn last_entry(&self, _raw: &[u8]) -> Option<OplogTs> {
+        None
+    }
     /// The last whole record in a segment's first bytes, for an engine whose sources take up there.
     fn last_record(&self, _raw: &[u8]) -> Option<Range<usize>> {
         None
@@ -98,6 +102,11 @@ impl Segmenter for OplogSegments {
 
     fn parse(&self, name: &str) -> Option<SegmentName> {
         layout::mongodb_first(name).map(SegmentName::mongodb)
+    }
+
+    fn last_entry(&self, raw: &[u8]) -> Option<OplogTs> {
+        let document = first_document(&raw[self.last_record(raw)?.start..]).ok()??;
+        Record::place(document).ok().map(|(at, _)| at.ts)
     }
 
     fn last_record(&self, raw: &[u8]) -> Option<Range<usize>> {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use proto::mongodb::OplogTs;
 use proto::position::{ByteCount, Position};
 use proto::postgres::lsn::Lsn;
 use proto::segment::Engine;
@@ -31,8 +32,8 @@ pub fn say(state: &State) {
     };
     tracing::info!(
         state = %state.phase(),
-        durable = %shown(state.engine, state.stored()),
-        received = %shown(state.engine, received),
+        durable = %of(state, state.stored()),
+        received = %of(state, received),
         behind = %behind,
         lag_seconds = lag(state),
         spool = %ByteCount(state.level.bytes()),
@@ -48,7 +49,7 @@ pub fn short(state: &State) -> String {
     format!(
         "{}; durable {}; lag {} s; spool {}; store {}",
         state.phase(),
-        shown(state.engine, state.stored()),
+        of(state, state.stored()),
         lag(state),
         ByteCount(state.level.bytes()),
         if state.health.is_away() { "away" } else { "ok" },
@@ -59,11 +60,21 @@ fn lag(state: &State) -> String {
     state.lag_seconds().map_or_else(|| "?".to_owned(), |lag| format!("{lag:.1}"))
 }
 
-/// `timeline:LSN`; of a log that is counted in bytes these; or `-`.
-pub fn shown(engine: Engine, position: Option<Position>) -> String {
-    let Some(position) = position else { return "-".to_owned() };
-    match engine {
-        Engine::Postgresql => format!("{}:{}", position.epoch, Lsn::from(position.offset)),
-        Engine::Mongodb => format!("byte {}", position.offset.0),
-    }
+/// A position in the words of the engine: `timeline:LSN`; of an oplog the last entry before it that is
+/// known, `T,I`; or `-`.
+pub fn of(state: &State, position: Option<Position>) -> String {
+    shown(state.engine, position, |position| state.entry_at(position))
+}
+
+/// The same, of an oplog whose entry `entry` tells.
+pub fn shown(
+    engine: Engine,
+    position: Option<Position>,
+    entry: impl FnOnce(Position) -> Option<OplogTs>,
+) -> String {
+    let shown = position.and_then(|position| match engine {
+        Engine::Postgresql => Some(format!("{}:{}", position.epoch, Lsn::from(position.offset))),
+        Engine::Mongodb => entry(position).map(|at| at.to_string()),
+    });
+    shown.unwrap_or_else(|| "-".to_owned())
 }

@@ -1,11 +1,13 @@
 //! What the sidecar is doing, in the words that logs, metrics and status lines use.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use proto::clock::Clock;
-use proto::position::Position;
+use proto::mongodb::OplogTs;
+use proto::position::{Offset, Position};
 use proto::segment::Engine;
 use proto::timestamp::Timestamp;
 
@@ -81,7 +83,12 @@ pub struct State {
     beats: AtomicU64,
     awaited: AtomicU64,
     inner: Mutex<Inner>,
+    /// Of a log that is counted in bytes: which entry ends at which byte, as far as it is known.
+    entries: Mutex<VecDeque<(Offset, OplogTs)>>,
 }
+
+/// So many ends of entries are known; of more, every other one is forgotten.
+const ENTRIES_MAX: usize = 4096;
 
 impl State {
     pub fn new(
@@ -99,7 +106,8 @@ impl State {
             base_failures: 0,
         };
         let (beats, awaited) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { engine, lag, health, level, beats, awaited, inner: Mutex::new(inner) }
+        let (inner, entries) = (Mutex::new(inner), Mutex::default());
+        Self { engine, lag, health, level, beats, awaited, inner, entries }
     }
 
     /// Of a sidecar that streams nothing yet.
@@ -148,6 +156,30 @@ impl State {
         let mut inner = self.lock();
         inner.received = Some(position);
         inner.server_end = Some(server_end);
+    }
+
+    /// Entry `at` ends at this byte.
+    pub fn entry_ends(&self, end: Offset, at: OplogTs) {
+        let mut entries = self.entries.lock().expect("no holder panics");
+        // A gap or another start may have gone back.
+        while entries.back().is_some_and(|(known, _)| *known >= end) {
+            entries.pop_back();
+        }
+        entries.push_back((end, at));
+        if entries.len() > ENTRIES_MAX {
+            let mut number = 0;
+            entries.retain(|_| {
+                number += 1;
+                number % 2 == 1
+            });
+        }
+    }
+
+    /// The last entry that is known to end at this position or before it.
+    pub fn entry_at(&self, position: Position) -> Option<OplogTs> {
+        let entries = self.entries.lock().expect("no holder panics");
+        let behind = entries.partition_point(|(end, _)| *end <= position.offset);
+        entries.get(behind.checked_sub(1)?).map(|(_, at)| *at)
     }
 
     pub fn watch(&self, durable: DurableWatch) {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use async_trait::async_trait;
 use proto::archive::ArchiveError;
-use proto::mongodb::{OplogTs, Record, first_document};
+use proto::mongodb::OplogTs;
 use proto::position::Position;
 use proto::segment::read_sealed;
 use proto::store::{Range, Store};
@@ -58,7 +58,7 @@ impl Goal for Newest {
         if end.chain.watermark().is_some_and(|mark| mark.proven() > moment) {
             return Ok(true);
         }
-        if let Some(last) = last_entry(&end.store.raw) {
+        if let Some(last) = OplogSegments.last_entry(&end.store.raw) {
             return Ok(last >= self.ts);
         }
         let Some(name) = &end.before else { return Ok(false) };
@@ -66,12 +66,6 @@ impl Goal for Newest {
         let object = store.get(&key, Range::All).await?;
         let (_, raw) =
             read_sealed(&object).map_err(|source| ArchiveError::Segment { key, source })?;
-        Ok(last_entry(&raw).is_some_and(|last| last >= self.ts))
+        Ok(OplogSegments.last_entry(&raw).is_some_and(|last| last >= self.ts))
     }
-}
-
-fn last_entry(raw: &[u8]) -> Option<OplogTs> {
-    let last = OplogSegments.last_record(raw)?;
-    let document = first_document(&raw[last]).ok()??;
-    Record::place(document).ok().map(|(at, _)| at.ts)
 }

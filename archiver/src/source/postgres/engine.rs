@@ -136,7 +136,7 @@ struct Flushed(Position);
 
 impl fmt::Display for Flushed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&line::shown(proto::segment::Engine::Postgresql, Some(self.0)))
+        f.write_str(&line::shown(proto::segment::Engine::Postgresql, Some(self.0), |_| None))
     }
 }
 

@@ -102,6 +102,7 @@ impl Capture {
         let again = self.packer.last().filter(|_| !of_events);
         let begin = again.map_or(self.packer.next(), |last| last.begin);
         self.ring.push(Item::Resume { from: begin })?;
+        self.place();
         if of_events && self.packer.last().is_none() {
             self.packer.begin_stretch(self.first);
         }
@@ -244,9 +245,17 @@ impl Capture {
         Ok(None)
     }
 
+    /// Keeps which entry the log has come to, for people.
+    fn place(&self) {
+        if let Some(last) = self.packer.last() {
+            self.setup.state.entry_ends(self.packer.next(), last.at.ts);
+        }
+    }
+
     fn tell(&self, hello: &Hello) {
         let state = &self.setup.state;
         state.lag.heard(hello.local_time);
+        self.place();
         state.received(self.position(), self.position());
         let seen = self.packer.reached().map_or(0, |reached| reached.at.ts.seconds());
         let behind = hello.majority.ts.seconds().saturating_sub(seen);

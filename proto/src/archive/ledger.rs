@@ -46,6 +46,13 @@ pub enum Event {
     Base { id: String },
     /// A range is durable in the sidecar's spool only (`--ack spool`, or slot under pressure).
     Spooled { from: Position, to: Position },
+    /// The source runs another version than it did. MongoDB: also its feature compatibility version.
+    Server {
+        /// (An entry's own `version` is that of its format.)
+        release: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fcv: Option<String>,
+    },
     /// The source told of a page whose checksum is wrong.
     DamagedPage { base: String, file: String, detail: String },
     /// Of a newer program: kept, shown, not understood.

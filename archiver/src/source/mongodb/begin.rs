@@ -4,6 +4,8 @@
 //! Enters: a set and an archive. Leaves: a lineage that is the set's. Nothing is made on the servers.
 
 use proto::archive::identity::{FORMAT_VERSION, Identity, MongoIdentity};
+use proto::archive::layout::Lineage;
+use proto::archive::ledger::{self, Event};
 use proto::mongodb::SourceMode;
 use proto::segment::Engine;
 
@@ -46,6 +48,7 @@ async fn open_for(
         Some((lineage, identity)) if !new_lineage => {
             check_ours(&identity, found)?;
             check_mode(&identity, mode)?;
+            note_version(ground, lineage, &identity, &found.facts).await?;
             return Ok(Opened { lineage, identity, fresh: false });
         }
         newest => newest,
@@ -79,6 +82,29 @@ async fn open_for(
 fn check_mode(identity: &Identity, asked: SourceMode) -> Result<(), CaptureError> {
     let archived = identity.mongodb().map(|mongodb| mongodb.source_mode).unwrap_or_default();
     if archived == asked { Ok(()) } else { Err(CaptureError::OtherMode { archived, asked }) }
+}
+
+/// A restore is done with the version that wrote the log: which that was, and when, is kept.
+async fn note_version(
+    ground: &Ground,
+    lineage: Lineage,
+    identity: &Identity,
+    facts: &SetFacts,
+) -> Result<(), PipelineError> {
+    let ledger = ledger::read(&*ground.store, lineage).await?;
+    let told = ledger.entries.iter().rev().find_map(|entry| match &entry.event {
+        Event::Server { release, fcv } => Some((release.clone(), fcv.clone())),
+        _ => None,
+    });
+    let first = || identity.mongodb().map(|first| (first.version.clone(), Some(first.fcv.clone())));
+    let now = (facts.version.clone(), Some(facts.fcv.clone()));
+    if told.or_else(first).is_some_and(|told| told != now) {
+        let (release, fcv) = now;
+        tracing::warn!(release, fcv, "the servers run another version than before");
+        let event = Event::Server { release, fcv };
+        ledger::append(&*ground.store, lineage, ground.clock.wall(), event).await?;
+    }
+    Ok(())
 }
 
 /// # Errors

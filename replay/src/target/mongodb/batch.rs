@@ -130,13 +130,13 @@ impl Batch {
         } else {
             Confirm::Applied
         };
-        let target = target.clone();
+        let (target, reached) = (target.clone(), self.reached);
         self.under_way = Some(AbortOnDropHandle::new(tokio::spawn(async move {
             // The batch before it has ended: what is there now is what it left.
             if let Some(there) = fresh.look(&target).await? {
                 return Err(there_already(&operations, &entries, there));
             }
-            let applied = target.apply(&operations, confirm).await;
+            let applied = target.apply_once(&operations, confirm, reached).await;
             applied.map_err(|error| named(&operations, &entries, error))
         })));
         Ok(())

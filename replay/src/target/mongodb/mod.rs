@@ -16,6 +16,7 @@ mod indexes;
 mod spill;
 mod transactions;
 mod target;
+mod patience;
 mod strict;
 mod batch;
 mod catalog;

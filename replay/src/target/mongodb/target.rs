@@ -4,7 +4,7 @@
 //! as what it tells of: a target that was killed at any moment holds exactly what its progress says.
 
 use bson::{Document, RawArrayBuf, RawDocument, RawDocumentBuf, doc, rawdoc};
-use futures_util::TryStreamExt;
+use futures_util::{FutureExt, TryStreamExt};
 use mongodb::Client;
 
 use proto::mongodb::OplogTs;
@@ -12,6 +12,7 @@ use proto::mongodb::scope::PROGRESS_DATABASE;
 
 use super::error::{ReplayError, code, code_of};
 use super::operation::{Operation, operation};
+use super::patience::is_lost;
 
 const PROGRESS: &str = "__pitr.progress";
 const REPLAYED: &str = "replayed";
@@ -77,7 +78,8 @@ impl Target {
         what: &str,
         command: Document,
     ) -> Result<Document, ReplayError> {
-        let done = self.client.database(database).run_command(command).await;
+        let database = self.client.database(database);
+        let done = self.again(|| database.run_command(command.clone())).await;
         done.map_err(ReplayError::target(what))
     }
 
@@ -100,6 +102,45 @@ impl Target {
         self.client.database("admin").run_raw_command(command).await.map(drop)
     }
 
+    /// Gives a command until the target has answered it. What was done already is done again.
+    async fn again<T, A>(&self, give: impl Fn() -> A) -> Result<T, mongodb::error::Error>
+    where
+        A: IntoFuture<Output = Result<T, mongodb::error::Error>>,
+    {
+        loop {
+            match give().await {
+                Err(lost) if is_lost(&lost) && self.is_back(&lost).await => {}
+                done => return done,
+            }
+        }
+    }
+
+    /// Applies operations that tell in the progress how far they go, once: when the answer is lost,
+    /// the progress says whether they were applied.
+    pub(super) async fn apply_once(
+        &self,
+        operations: &RawArrayBuf,
+        confirm: Confirm,
+        reached: Option<Reached>,
+    ) -> Result<(), mongodb::error::Error> {
+        loop {
+            let lost = match self.apply(operations, confirm).await {
+                Err(lost) if is_lost(&lost) && self.is_back(&lost).await => lost,
+                done => return done,
+            };
+            let Some(reached) = reached else { continue };
+            // Behind one of another connection that may still be at work: they exclude each other.
+            let mut nothing = RawArrayBuf::new();
+            nothing.push(keep(rawdoc! { "_id": "back" }));
+            self.again(|| self.apply(&nothing, Confirm::Applied).boxed()).await?;
+            match self.reached().await {
+                Ok(Some(done)) if done >= reached => return Ok(()),
+                Ok(_) => {}
+                Err(_) => return Err(lost),
+            }
+        }
+    }
+
     /// One of the documents with these values of `_id`, if there is any: its `_id` alone.
     pub(super) async fn any_of(
         &self,
@@ -115,7 +156,8 @@ impl Target {
             "singleBatch": true,
         };
         let what = || ReplayError::target(format!("looking for what is inserted into {namespace}"));
-        let answer = self.client.database(database).run_raw_command(find).await.map_err(what())?;
+        let database = self.client.database(database);
+        let answer = self.again(|| database.run_raw_command(find.clone())).await.map_err(what())?;
         let cursor = answer.get_document("cursor").ok();
         let found = cursor.and_then(|cursor| cursor.get_array("firstBatch").ok());
         let first = found.and_then(|found| found.first().cloned());
@@ -130,7 +172,7 @@ impl Target {
     ) -> Result<(), ReplayError> {
         let mut operations = RawArrayBuf::new();
         operations.push(operation);
-        let applied = self.apply(&operations, Confirm::Applied).await;
+        let applied = self.again(|| self.apply(&operations, Confirm::Applied).boxed()).await;
         applied.map_err(|source| ReplayError::Target {
             what: format!("{what}: {}", Operation::show(operation)),
             source: Box::new(source),
@@ -173,7 +215,16 @@ impl Target {
         if stay_temporary {
             command.insert("stayTemp", true);
         }
-        let renamed = self.client.database("admin").run_command(command).await;
+        let admin = self.client.database("admin");
+        let mut renamed = admin.run_command(command.clone()).await;
+        let mut repeated = repeated;
+        while let Err(lost) = &renamed
+            && is_lost(lost)
+            && self.is_back(lost).await
+        {
+            repeated = true;
+            renamed = admin.run_command(command.clone()).await;
+        }
         match renamed {
             Err(error) if repeated && code_of(&error) == Some(code::NAMESPACE_NOT_FOUND) => Ok(()),
             done => {
@@ -195,16 +246,16 @@ impl Target {
         let mut command = rawdoc! { "createIndexes": name };
         command.append(bson::raw::cstr!("indexes"), specs);
         command.append(bson::raw::cstr!("writeConcern"), rawdoc! { "w": "majority" });
-        let built = self.client.database(database).run_raw_command(command).await;
+        let database = self.client.database(database);
+        let built = self.again(|| database.run_raw_command(command.clone())).await;
         built.map(drop).map_err(ReplayError::target(format!("building indexes of {namespace}")))
     }
 
     /// Everything that the progress holds, by `_id`.
     pub(super) async fn progress(&self) -> Result<Vec<Document>, ReplayError> {
         let collection = self.client.database(PROGRESS_DATABASE).collection::<Document>("progress");
-        let found =
-            collection.find(doc! {}).await.map_err(ReplayError::target("reading progress"))?;
-        found.try_collect().await.map_err(ReplayError::target("reading progress"))
+        let read = || async { collection.find(doc! {}).await?.try_collect().await }.boxed();
+        self.again(read).await.map_err(ReplayError::target("reading progress"))
     }
 
     pub(super) async fn reached(&self) -> Result<Option<Reached>, ReplayError> {
@@ -220,7 +271,7 @@ impl Target {
     ) -> Result<(), ReplayError> {
         let mut operations = RawArrayBuf::new();
         operations.push(reached.to_apply());
-        let kept = self.apply(&operations, confirm).await;
+        let kept = self.again(|| self.apply(&operations, confirm).boxed()).await;
         kept.map_err(ReplayError::target("keeping the progress"))
     }
 }

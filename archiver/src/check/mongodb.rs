@@ -4,7 +4,7 @@
 
 use super::judge::{self, CONNECTION, IDENTITY, chain};
 use super::{ArchiveFacts, Line};
-use crate::source::mongodb::preflight::rights;
+use crate::source::mongodb::preflight::{OF_BASES, missing_for_bases, rights};
 use crate::source::mongodb::{Class, ConnectOptions, Error, Member, ReplicaSet, SetFacts, start};
 use proto::mongodb::SourceMode;
 
@@ -42,11 +42,13 @@ pub(super) async fn server(options: &ConnectOptions) -> (Vec<Line>, Option<SetFa
             Ok(()) => lines.push(Line::ok("right", format!("may {}", right.what))),
             Err(error) => {
                 allowed = false;
-                let remedy =
-                    format!("it is needed for {}: {}", right.needed_for, grant(options.mode));
-                lines.push(Line::fail("right", chain(&error), remedy));
+                lines.push(lacking(&error, right.needed_for, options.mode));
             }
         }
+    }
+    // A base beside a change stream has no users, and its rights are among those above.
+    if options.mode == SourceMode::Oplog {
+        lines.extend(rights_of_bases(member).await);
     }
     let mut facts = None;
     if allowed {
@@ -79,6 +81,26 @@ fn grant(mode: SourceMode) -> &'static str {
             "db.grantRolesToUser(…, [{role: \"readAnyDatabase\", db: \"admin\"}, {role: \"read\", db: \"config\"}])"
         }
     }
+}
+
+/// The stream does without them.
+async fn rights_of_bases(member: &Member) -> Vec<Line> {
+    let mut lines = Vec::new();
+    for right in OF_BASES {
+        lines.push(match right.ask(member).await {
+            Ok(()) => Line::ok("right", format!("may {}", right.what)),
+            Err(error) => lacking(&error, right.needed_for, SourceMode::Oplog),
+        });
+    }
+    // That they cannot be listed has been said.
+    let missing = missing_for_bases(member).await.unwrap_or_default();
+    lines.extend(missing.iter().map(|error| lacking(error, "a base", SourceMode::Oplog)));
+    lines
+}
+
+fn lacking(error: &Error, needed_for: &str, mode: SourceMode) -> Line {
+    let remedy = format!("it is needed for {needed_for}: {}", grant(mode));
+    Line::fail("right", chain(error), remedy)
 }
 
 /// How far back the oplog goes: nothing holds it for us.

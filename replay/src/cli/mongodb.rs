@@ -119,8 +119,8 @@ fn into(args: &RestoreArgs) -> Result<Into, CliError> {
         );
     }
     if into.starts_with("mongodb://") || into.starts_with("mongodb+srv://") {
-        if args.start || args.mongod.is_some() || args.port.is_some() {
-            let next = "leave out --start, --mongod and --port: the server runs already";
+        if args.start || args.mongod.is_some() || args.port.is_some() || args.run_as.is_some() {
+            let next = "leave out --start, --mongod, --port and --run-as: the server runs already";
             return refused("these flags are for a folder", next);
         }
         return Ok(Into::Server(into.clone()));
@@ -132,7 +132,8 @@ fn into(args: &RestoreArgs) -> Result<Into, CliError> {
         );
     }
     let (mongod, port, start) = (args.mongod.clone(), args.port, args.start);
-    Ok(Into::Folder { folder: into.into(), mongod, port, start })
+    let run_as = args.run_as.clone();
+    Ok(Into::Folder { folder: into.into(), mongod, port, start, run_as })
 }
 
 /// What the flags ask for.

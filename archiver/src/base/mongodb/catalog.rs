@@ -35,7 +35,8 @@ pub(super) struct Found {
 }
 
 pub(super) async fn read(server: &Server, mode: SourceMode) -> Result<Catalog, ReadError> {
-    let command = doc! { "listDatabases": 1, "nameOnly": true };
+    // Without the last word a server lists what the user may see, and says nothing of the rest.
+    let command = doc! { "listDatabases": 1, "nameOnly": true, "authorizedDatabases": false };
     let listed = server.run("admin", "listDatabases", command).await?;
     let missing = ReadError::Answer { what: "listDatabases", field: "databases" };
     let listed = listed.get_array("databases").map_err(|_| missing)?;

@@ -5,10 +5,11 @@
 
 use bson::doc;
 use proto::mongodb::SourceMode;
+use proto::mongodb::scope::is_restored;
 
 use super::changes::{WATCHING, pipeline};
 use super::tail::OPLOG;
-use super::{ConnectOptions, Error, Hello, Member, ReplicaSet, SetFacts};
+use super::{Class, ConnectOptions, Error, Hello, Member, ReplicaSet, SetFacts};
 
 /// What a user must be allowed, and for what.
 #[derive(Debug, Clone, Copy)]
@@ -18,7 +19,7 @@ pub struct Right {
     /// Without it this does not work.
     pub needed_for: &'static str,
     database: &'static str,
-    command: fn() -> bson::Document,
+    command: Command,
 }
 
 /// All of them; the role `backup` has them.
@@ -72,6 +73,63 @@ pub const fn rights(mode: SourceMode) -> &'static [Right] {
         SourceMode::Oplog => &RIGHTS,
         SourceMode::ChangeStream => &RIGHTS_OF_CHANGE_STREAMS,
     }
+}
+
+/// What a base needs besides; `backup` has it too. Only `pitrd check` asks for it: a stream goes on
+/// without.
+pub const OF_BASES: [Right; 3] = [
+    Right {
+        what: "list all databases",
+        needed_for: "a base that leaves no database out",
+        database: "admin",
+        // Otherwise a server lists those that the user may see, and says nothing of the others.
+        command: || doc! { "listDatabases": 1, "nameOnly": true, "authorizedDatabases": false },
+    },
+    Right {
+        what: "read the users of all databases",
+        needed_for: "a base with the users",
+        database: "admin",
+        command: || doc! { "find": "system.users", "limit": 1 },
+    },
+    Right {
+        what: "read the roles of all databases",
+        needed_for: "a base with the roles",
+        database: "admin",
+        command: || doc! { "find": "system.roles", "limit": 1 },
+    },
+];
+
+/// Of each database that a base holds.
+/// The right is one of the database: it is asked for by a name that no collection bears.
+const OF_A_DATABASE: [(&str, Command); 3] = [
+    ("list the collections of every database", || doc! { "listCollections": 1 }),
+    ("read every collection", || doc! { "find": NO_COLLECTION, "limit": 1 }),
+    ("list the indexes of every collection", || doc! { "listIndexes": NO_COLLECTION }),
+];
+const NO_COLLECTION: &str = "pitr.nobody.made.this";
+type Command = fn() -> bson::Document;
+
+/// What a base cannot read, database by database: the server's answers.
+///
+/// # Errors
+/// When the databases cannot be listed.
+pub async fn missing_for_bases(member: &Member) -> Result<Vec<Error>, Error> {
+    let [list, ..] = OF_BASES;
+    let listed = member.run(list.what, list.database, (list.command)()).await?;
+    let missing = || Error::Answer { member: member.name().to_owned(), field: "databases" };
+    let mut found = Vec::new();
+    for database in listed.get_array("databases").map_err(|_| missing())? {
+        let name = database.as_document().and_then(|database| database.get_str("name").ok());
+        let Some(name) = name.filter(|name| is_restored(name, "")) else { continue };
+        for (what, command) in OF_A_DATABASE {
+            // That the collection is not there is no answer to this.
+            match member.run(what, name, command()).await {
+                Err(error) if error.class() == Class::Permission => found.push(error),
+                _ => {}
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// A member that can be used, and its set.

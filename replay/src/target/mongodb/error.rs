@@ -7,6 +7,7 @@ use proto::mongodb::{EntryError, OplogTs, WalkError};
 
 /// Codes of `src/mongo/base/error_codes.yml`.
 pub(super) mod code {
+    pub(crate) const UNAUTHORIZED: i32 = 13;
     pub(crate) const NAMESPACE_NOT_FOUND: i32 = 26;
     pub(crate) const UPDATE_OPERATION_FAILED: i32 = 218;
 }
@@ -82,8 +83,15 @@ pub enum ReplayError {
     OtherRestore { found: String },
     #[error("the target is no primary of a replica set")]
     NotPrimary,
+    #[error("the user of the target may not apply entries of an oplog there")]
+    NoRight {
+        #[source]
+        source: Box<DriverError>,
+    },
     #[error("no mongod found (--mongod, or in PATH)")]
     NoServer,
+    #[error("{detail}")]
+    RunAs { detail: String },
     #[error("port {port} is taken")]
     Port { port: u16 },
     #[error("mongod failed: {detail}")]
@@ -129,7 +137,9 @@ impl ReplayError {
             Self::NotEmpty { .. }
             | Self::OtherRestore { .. }
             | Self::NotPrimary
+            | Self::NoRight { .. }
             | Self::NoServer
+            | Self::RunAs { .. }
             | Self::Port { .. } => 4,
             Self::Interrupted => 5,
             Self::Unended { .. } | Self::OpenPath { .. } => 10,
@@ -147,7 +157,13 @@ impl ReplayError {
                 "repeat that command to go on with it, or empty the target first"
             }
             Self::NotPrimary => "give the address of a replica set that has a primary",
+            Self::NoRight { .. } => {
+                "give a user with the role root, or with a role of anyAction on anyResource"
+            }
             Self::NoServer => "install mongod of the source's version, or name it: --mongod PATH",
+            Self::RunAs { .. } => {
+                "give a user of this machine that may run mongod with --run-as, as root; or leave it out"
+            }
             Self::Port { .. } => "give a free one with --port",
             Self::Unended { .. } => "give an earlier moment, or wait until it has ended",
             Self::OpenPath { .. } => {

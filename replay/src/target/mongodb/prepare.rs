@@ -4,12 +4,13 @@
 //! progress of this restore, or a refusal that changed nothing. One that holds the progress of the
 //! same restore goes on with it.
 
-use bson::{Document, doc, rawdoc};
+use bson::{Document, RawArrayBuf, doc, rawdoc};
 
 use proto::mongodb::scope::PROGRESS_DATABASE;
 
-use super::error::ReplayError;
-use super::target::{Target, keep};
+use super::error::{ReplayError, code, code_of};
+use super::operation::operation;
+use super::target::{Confirm, Target, keep};
 
 const RESTORE: &str = "restore";
 
@@ -32,6 +33,7 @@ pub async fn prepare(client: &mongodb::Client, what: &str) -> Result<Found, Repl
     if !primary || hello.get_str("setName").is_err() {
         return Err(ReplayError::NotPrimary);
     }
+    may_apply(&target).await?;
     let found = match begun(&target).await? {
         Some(found) if found == what => Found::Begun,
         Some(found) => return Err(ReplayError::OtherRestore { found }),
@@ -61,6 +63,22 @@ pub async fn conclude(client: &mongodb::Client) -> Result<(), ReplayError> {
     let concern = doc! { "w": "majority" };
     let drop = doc! { "dropDatabase": 1, "writeConcern": concern };
     target.run(PROGRESS_DATABASE, "removing the progress", drop).await.map(|_| ())
+}
+
+/// Asks for an update in a collection that is not there, which is refused for the one reason or for
+/// the other. (The role `restore` may apply everything but updates.)
+async fn may_apply(target: &Target) -> Result<(), ReplayError> {
+    let nowhere = format!("{PROGRESS_DATABASE}.nothing");
+    let nothing = rawdoc! { "$v": 2, "diff": { "d": { "_": false } } };
+    let mut operations = RawArrayBuf::new();
+    operations.push(operation("u", &nowhere, &nothing, Some(&rawdoc! { "_id": 0 })));
+    match target.apply(&operations, Confirm::Applied).await {
+        Err(source) if code_of(&source) == Some(code::UNAUTHORIZED) => {
+            Err(ReplayError::NoRight { source: Box::new(source) })
+        }
+        // What else there is to say is said by what follows.
+        _ => Ok(()),
+    }
 }
 
 async fn begun(target: &Target) -> Result<Option<String>, ReplayError> {

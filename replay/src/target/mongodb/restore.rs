@@ -20,7 +20,9 @@ use super::replay::{Replay, Replayed};
 use super::server::{Own, OwnServer};
 use crate::catalog::mongodb::OplogArchive;
 use crate::fetch::WORK_FOLDER;
+use crate::fetch::place::Owner;
 use crate::plan::mongodb::OplogPlan;
+use crate::target::postgres::owner;
 use crate::target::progress::Progress;
 
 /// Where to.
@@ -29,7 +31,13 @@ pub enum Into {
     /// A replica set that runs and is empty.
     Server(String),
     /// A folder that is absent or empty, and a server of ours in it.
-    Folder { folder: PathBuf, mongod: Option<PathBuf>, port: Option<u16>, start: bool },
+    Folder {
+        folder: PathBuf,
+        mongod: Option<PathBuf>,
+        port: Option<u16>,
+        start: bool,
+        run_as: Option<String>,
+    },
 }
 
 /// What a restore has done.
@@ -108,9 +116,10 @@ async fn restore_into(
                 .to_owned();
             Ok(report)
         }
-        Into::Folder { folder, mongod, port, start } => {
+        Into::Folder { folder, mongod, port, start, run_as } => {
+            let owner = run_as.as_deref().map(owner_of).transpose()?.flatten();
             make_folder(folder, &plan.what())?;
-            let own = Own::new(folder, mongod.clone(), *port)?;
+            let own = Own::new(folder, mongod.clone(), *port, owner)?;
             in_folder(archive, plan, base, (&own, *start), progress).await
         }
     }
@@ -230,6 +239,11 @@ fn make_folder(folder: &Path, what: &str) -> Result<(), ReplayError> {
     }
     std::fs::create_dir(&work).map_err(failed("making"))?;
     std::fs::write(work.join(RESTORING), what).map_err(failed("noting the restore in"))
+}
+
+/// Whom a server of ours runs as; `None` is ourselves.
+fn owner_of(name: &str) -> Result<Option<Owner>, ReplayError> {
+    owner::resolve(Some(name)).map_err(|error| ReplayError::RunAs { detail: error.to_string() })
 }
 
 /// From now on the folder is a server's and no restore's.

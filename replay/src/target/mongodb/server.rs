@@ -15,6 +15,8 @@ use tokio::time::Instant;
 
 use super::error::ReplayError;
 use crate::fetch::WORK_FOLDER;
+use crate::fetch::place::Owner;
+use crate::target::postgres::owner::can_run;
 
 /// What a server may take to answer: it goes through its journal first.
 const READY_TIMEOUT: Duration = Duration::from_secs(300);
@@ -27,6 +29,8 @@ pub(super) struct Own {
     pub(super) folder: PathBuf,
     pub(super) program: PathBuf,
     pub(super) port: u16,
+    /// Whose the folder is, and as whom it runs; `None` is ourselves.
+    owner: Option<Owner>,
 }
 
 /// A server that runs.
@@ -46,6 +50,7 @@ impl Own {
         folder: &Path,
         program: Option<PathBuf>,
         port: Option<u16>,
+        owner: Option<Owner>,
     ) -> Result<Self, ReplayError> {
         let program = program.map_or_else(in_path, |given| given.is_file().then_some(given));
         let program = program.ok_or(ReplayError::NoServer)?;
@@ -53,7 +58,26 @@ impl Own {
         let taken = |_| ReplayError::Port { port: port.unwrap_or(0) };
         let port = free().and_then(|bound| bound.local_addr()).map_err(taken)?.port();
         let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
-        Ok(Self { folder, program, port })
+        if !can_run(&program, owner) {
+            let detail = format!("that user may not run {}", program.display());
+            return Err(ReplayError::RunAs { detail });
+        }
+        let own = Self { folder, program, port, owner };
+        own.give_away()?;
+        Ok(own)
+    }
+
+    /// What is in the folder already becomes the owner's; the server makes the rest.
+    fn give_away(&self) -> Result<(), ReplayError> {
+        let Some(owner) = self.owner else { return Ok(()) };
+        let work = self.folder.join(WORK_FOLDER);
+        let mut paths = vec![self.folder.clone(), work.clone()];
+        paths.extend(std::fs::read_dir(&work).into_iter().flatten().flatten().map(|e| e.path()));
+        for path in paths {
+            let given = std::os::unix::fs::chown(&path, Some(owner.uid), Some(owner.gid));
+            given.map_err(|source| ReplayError::Io { action: "giving away", path, source })?;
+        }
+        Ok(())
     }
 
     /// Starts it as a member of `set`, or as no member of any; it answers when this returns.
@@ -74,6 +98,9 @@ impl Own {
             .args(["--setParameter", "ttlMonitorEnabled=false"]);
         if let Some(set) = set {
             command.args(["--replSet", set]);
+        }
+        if let Some(owner) = self.owner {
+            command.uid(owner.uid).gid(owner.gid).current_dir("/");
         }
         // A Ctrl-C goes to us, and we decide when the server ends.
         command.process_group(0).kill_on_drop(true);

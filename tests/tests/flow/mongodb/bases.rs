@@ -41,7 +41,7 @@ async fn while_written<T>(
             let id = n * 7919 % ids;
             into.update_one(doc! { "_id": id }, doc! { "$inc": { "n": 1 } }).await?;
             into.delete_one(doc! { "_id": id + 1 }).await?;
-            into.insert_one(doc! { "_id": ids + n, "new": true }).await?;
+            into.insert_one(doc! { "_id": ids + n, "n": 0 }).await?;
         }
         Ok::<(), anyhow::Error>(())
     };
@@ -49,6 +49,14 @@ async fn while_written<T>(
         done = work => done,
         failed = writes => failed.and_then(|()| anyhow::bail!("the writer has ended")),
     }
+}
+
+/// The role `root` may read no `system.views`, which a comparison does.
+fn may_compare(source: &ReplicaSet) -> Result<()> {
+    let all = doc! { "resource": { "anyResource": true }, "actions": ["anyAction"] };
+    source.run("admin", doc! { "createRole": "all", "privileges": [all], "roles": [] })?;
+    source.run("admin", doc! { "grantRolesToUser": tests::mongod::ROOT, "roles": ["all"] })?;
+    Ok(())
 }
 
 fn of<'a>(taken: &'a Taken, name: &str) -> Result<&'a Collection> {
@@ -86,6 +94,29 @@ fn a_large_collection_is_read_in_ranges_of_their_own_moments_and_restored_byte_e
     moments.dedup();
     println!("{} pieces, of {} moments", pieces.len(), moments.len());
     assert_restored(&source, &taken)
+}
+
+#[test]
+fn a_base_never_asks_for_more_than_a_few_megabytes_at_once() -> Result<()> {
+    let source = ReplicaSet::single()?;
+    let client = source.client()?;
+    blocking(fill(&client, "long", 0..400, 128 * KIB))?;
+    // The server notes how long each of its answers was.
+    source.run("shop", doc! { "profile": 2 })?;
+    let taken = blocking(restored::base(&client))?;
+    source.run("shop", doc! { "profile": 0 })?;
+    ensure!(!of(&taken, "long")?.pieces.is_empty());
+    let reads = doc! { "op": { "$in": ["query", "getmore"] }, "ns": "shop.long" };
+    let group = doc! { "_id": null, "most": { "$max": "$responseLength" }, "count": { "$sum": 1 } };
+    let pipeline = vec![doc! { "$match": reads }, doc! { "$group": group }];
+    let asked = doc! { "aggregate": "system.profile", "pipeline": pipeline, "cursor": {} };
+    let answer = source.run("shop", asked)?;
+    let found = answer.get_document("cursor")?.get_array("firstBatch")?.first().cloned();
+    let found = found.as_ref().and_then(|found| found.as_document()).context("reads")?;
+    let (most, count) = (found.get_i32("most")?, found.get_i32("count")?);
+    println!("{count} answers, the longest of {most} bytes");
+    ensure!(count > 10 && most < 4 << 20, "{count} answers, the longest of {most} bytes");
+    Ok(())
 }
 
 #[test]
@@ -129,6 +160,7 @@ fn a_server_that_keeps_no_history_gives_a_base_nevertheless() -> Result<()> {
 fn the_role_backup_alone_protects_a_set_base_included() -> Result<()> {
     let source = ReplicaSet::builder(1).auth().oplog_mb(990).start()?;
     source.create_user("sidecar", "of-its-own", &["backup"])?;
+    may_compare(&source)?;
     let url = source.url_of(Some(("sidecar", "of-its-own")));
     let work = Workload { client: source.client()? };
     blocking(work.begin())?;
@@ -172,40 +204,64 @@ fn the_role_backup_alone_protects_a_set_base_included() -> Result<()> {
 }
 
 #[test]
-fn who_may_not_read_by_uuid_takes_a_base_by_name_while_names_change() -> Result<()> {
-    let source = ReplicaSet::builder(1).auth().oplog_mb(990).start()?;
+fn a_transaction_prepared_before_the_first_start_is_replayed_from_its_beginning() -> Result<()> {
+    let source = ReplicaSet::builder(1).test_commands().start()?;
     let client = source.client()?;
-    let privileges = vec![
-        doc! { "resource": { "cluster": true }, "actions": ["getParameter", "listDatabases"] },
-        doc! { "resource": { "db": "admin", "collection": "system.users" }, "actions": ["find"] },
-        doc! { "resource": { "db": "admin", "collection": "system.roles" }, "actions": ["find"] },
-        doc! { "resource": { "db": "admin", "collection": "system.version" }, "actions": ["find"] },
-    ];
-    source.run("admin", doc! { "createRole": "few", "privileges": privileges, "roles": [] })?;
-    let read = |db: &str| doc! { "role": "read", "db": db };
-    let roles = [doc! { "role": "few", "db": "admin" }, doc! { "role": "readAnyDatabase", "db": "admin" }];
-    let roles = [&roles[..], &[read("local"), read("config")]].concat();
-    source.run("admin", doc! { "createUser": "reader", "pwd": "of-its-own", "roles": roles })?;
-    let user = Some(("reader", "of-its-own"));
-    source.run("shop", doc! { "create": "a", "validator": { "n": { "$gte": 0 } } })?;
-    source.run("shop", doc! { "create": "cheap", "viewOn": "a", "pipeline": [] })?;
-    blocking(fill(&client, "a", 0..300, 16 * KIB))?;
-    let listed = source.run("shop", doc! { "listCollections": 1, "filter": { "name": "a" } })?;
-    let first = listed.get_document("cursor")?.get_array("firstBatch")?[0].clone();
-    let first = first.as_document().context("a collection")?;
-    let uuid = first.get_document("info")?.get("uuid").cloned().context("a UUID")?;
-    let by_uuid = source.primary()?.run_as(user, "shop", doc! { "find": uuid, "limit": 1 });
-    let refused = format!("{:#}", by_uuid.err().context("it may read by UUID")?);
-    ensure!(refused.contains("not authorized") || refused.contains("Unauthorized"), "{refused}");
-    let work = Workload { client: source.client()? };
-    let taken = blocking(async {
-        work.run_ring().await?;
-        let reader = Client::with_uri_str(source.primary()?.url_of(user)).await?;
-        let base = while_written(&client, "a", 300, restored::base(&reader));
-        let (taken, churned) = tokio::join!(base, work.churn(40));
-        churned?;
-        taken
+    let inserted = |id: &str| doc! { "insert": "a", "documents": [{ "_id": id }] };
+    source.run("shop", inserted("first"))?;
+    let admin = client.database("admin");
+    let mut session = blocking(async {
+        let mut session = client.start_session().await?;
+        session.start_transaction().await?;
+        let into = client.database("shop").collection::<Document>("a");
+        into.insert_one(doc! { "_id": "prepared" }).session(&mut session).await?;
+        let first = doc! { "_id": "first" };
+        into.update_one(first, doc! { "$set": { "n": 1 } }).session(&mut session).await?;
+        let prepare = doc! { "prepareTransaction": 1, "writeConcern": { "w": "majority" } };
+        admin.run_command(prepare).session(&mut session).await?;
+        Ok::<_, anyhow::Error>(session)
     })?;
-    ensure!(of(&taken, "a")?.pieces.iter().flat_map(|piece| &piece.objects).count() > 0);
-    assert_restored(&source, &taken)
+    for n in 0..20 {
+        source.run("shop", inserted(&format!("between {n}")))?;
+    }
+    let folder = Folder::new("mongodb-prepared")?;
+    let archive = folder.path().join("archive").display().to_string();
+    let mut sidecar = tests::programs::Pitrd::builder(&source.url(), &archive).start()?;
+    // A snapshot behind it waits for its end: the base has begun, and something of it is there.
+    sidecar.wait("a base that waits", &Deadline::seconds(120), |_| {
+        let listed = pitr(&["list", "--archive", &archive, "--json"])?.json().ok();
+        let begun = |listed: serde_json::Value| listed["unfinished"].as_array().map(Vec::len);
+        Ok(listed.and_then(begun).is_some_and(|begun| begun > 0))
+    })?;
+    let effect = source.run("shop", inserted("effect"))?.get_timestamp("operationTime")?;
+    let before = source.run("shop", inserted("still open"))?.get_timestamp("operationTime")?;
+    blocking(async {
+        let commit = doc! { "commitTransaction": 1, "commitTimestamp": effect };
+        admin.run_command(commit).session(&mut session).await
+    })?;
+    wait_for_status(&archive, &[], "a base", &Deadline::seconds(300), |status| {
+        status["bases"].as_array().is_some_and(|bases| !bases.is_empty())
+    })?;
+    source.run("shop", inserted("last"))?;
+    let last = blocking(moment::last_write(&client))?;
+    let expected = blocking(moment::contents(&client, None))?;
+    let held = expected.collections["shop.a"].documents.len();
+    ensure!(held == 25, "{held} documents");
+    let at = archived::text(last);
+    tests::wait::until(&Deadline::seconds(120), "the moment in the archive", || {
+        let plan = pitr(&["plan", "--archive", &archive, "--at", &at])?;
+        Ok((plan.code == Some(0)).then_some(()))
+    })?;
+    let status = pitr(&["status", "--archive", &archive, "--json"])?.ok()?.json()?;
+    let start = status["bases"][0]["start"].as_str().context("a start")?;
+    let start: proto::mongodb::OplogTs = start.parse()?;
+    println!("the log is replayed from {start} on, and was open at {before:?}");
+    ensure!(start < effect.into(), "{start}: the transaction began before");
+    let into = folder.path().join("data").display().to_string();
+    let mongod = fetch::mongod()?.display().to_string();
+    let restore = ["restore", "--archive", &archive, "--at", &at, "--into", &into];
+    pitr(&[&restore[..], &["--mongod", &mongod]].concat())?.ok()?;
+    let differences = moment::differences(&expected, &program::of_folder(&into)?);
+    ensure!(differences.is_empty(), "{differences}");
+    Ok(())
 }

@@ -9,6 +9,7 @@ mod altered;
 mod large;
 mod indexed;
 mod bases;
+mod rights;
 pub(crate) mod archived;
 pub(crate) mod program;
 mod protected;

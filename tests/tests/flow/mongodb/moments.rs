@@ -38,6 +38,7 @@ async fn moments(work: &Workload) -> Result<Vec<Moment>> {
     work.users().await?;
     moments.push(now(work, "users").await?);
     work.churn(5).await?;
+    moments.push(now(work, "collections that come and go").await?);
     work.documents().await.err();
     moments.push(now(work, "more of all").await?);
     Ok(moments)
@@ -58,7 +59,16 @@ fn check(taken: &Taken, log: &[u8], moment: &Moment) -> Result<()> {
 
 #[test]
 fn every_collection_is_byte_equal_to_the_source_at_every_moment() -> Result<()> {
-    let source = ReplicaSet::builder(1)
+    of_a_set(1)
+}
+
+#[test]
+fn every_collection_is_byte_equal_to_a_source_of_three_members_at_every_moment() -> Result<()> {
+    of_a_set(3)
+}
+
+fn of_a_set(members: usize) -> Result<()> {
+    let source = ReplicaSet::builder(members)
         .test_commands()
         .oplog_mb(990)
         .parameter(WINDOW.0, WINDOW.1)
@@ -78,7 +88,12 @@ fn every_collection_is_byte_equal_to_the_source_at_every_moment() -> Result<()> 
         (taken, blocking(moments(&work))?)
     };
     let log = restored::log(source.primary()?, &taken.base)?;
-    println!("base of {} collections, {} bytes of log", taken.base.collections.len(), log.len());
+    ensure!(moments.len() == 10, "{} moments", moments.len());
+    println!(
+        "{members} members: base of {} collections, {} bytes of log",
+        taken.base.collections.len(),
+        log.len()
+    );
     for moment in &moments {
         check(&taken, &log, moment)?;
     }

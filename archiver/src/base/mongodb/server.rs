@@ -84,8 +84,11 @@ impl Server {
         command: Document,
     ) -> Result<super::batches::Batches, ReadError> {
         let database = self.client.database(database);
+        // The command's own size is of the first batch alone: all others would be of 16 MB.
+        let documents = command.get_i64("batchSize").ok().and_then(|n| u32::try_from(n).ok());
         let action = database.run_cursor_command(command);
         let action = action.optional(self.criteria.clone(), |a, c| a.selection_criteria(c));
+        let action = action.optional(documents, |a, documents| a.batch_size(documents));
         let what = format!("{what} on {}", database.name());
         let cursor = action.batch().await.map_err(ReadError::ask(what.clone()))?;
         Ok(super::batches::Batches::new(cursor, what))

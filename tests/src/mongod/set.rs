@@ -85,7 +85,11 @@ impl ReplicaSet {
 
     /// A user of the database `admin` with these roles of it.
     pub fn create_user(&self, name: &str, password: &str, roles: &[&str]) -> Result<()> {
-        let user = doc! { "createUser": name, "pwd": password, "roles": roles };
+        // On every member that runs: a secondary that is behind would not let it in yet.
+        let members = self.nodes.iter().filter(|node| node.is_running()).count();
+        let concern = doc! { "w": i32::try_from(members)?, "wtimeout": 120_000 };
+        let user =
+            doc! { "createUser": name, "pwd": password, "roles": roles, "writeConcern": concern };
         ask::ask(&self.client()?, "admin", user, ask::LONG).map(drop)
     }
 

@@ -148,7 +148,15 @@ fn abandoned(trace: &str, spool: &str) -> Result<Vec<String>> {
     let lines: Vec<&str> = trace.lines().collect();
     let mut files = Vec::new();
     for (at, line) in lines.iter().enumerate().filter(|(_, line)| line.contains("INJECTED")) {
-        let file = line.split(['<', '>']).nth(1).context("strace -y names the file")?;
+        // Of a call that another thread's interrupted, the line before names the file.
+        let thread = |line: &str| line.split_whitespace().next().map(str::to_owned);
+        let begun =
+            |before: &&&str| before.contains("<unfinished") && thread(before) == thread(line);
+        let named = match line.contains("resumed>") {
+            true => lines[..at].iter().rev().find(begun).context("strace tells the beginning")?,
+            false => line,
+        };
+        let file = named.split(['<', '>']).nth(1).context("strace -y names the file")?;
         if !file.starts_with(spool) || file.ends_with("/writer") {
             continue;
         }

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use mongodb::Client;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use proto::archive::base::Complete;
@@ -41,7 +41,7 @@ pub enum Into {
 }
 
 /// What a restore has done.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Report {
     pub into: String,
     pub asked: String,
@@ -109,7 +109,8 @@ async fn restore_into(
         Into::Server(url) => {
             let client = Client::with_uri_str(url).await;
             let client = client.map_err(ReplayError::target("connecting to the target"))?;
-            let mut report = restore_to(archive, plan, base, &client, progress).await?;
+            let mut report = rebuild(archive, plan, base, &client, progress).await?;
+            conclude(&client).await?;
             report.into = shown(url);
             report.next = "documents expire again after db.adminCommand({setParameter: 1, \
                            ttlMonitorEnabled: true})"
@@ -136,7 +137,15 @@ async fn in_folder(
     let set = base.mongodb().set_name.as_str();
     let mut server = own.start(Some(set)).await?;
     own.initiate(&mut server, set).await?;
-    let mut report = restore_to(archive, plan, base, &server.client, progress).await?;
+    let mut report = match whole(&own.folder) {
+        Some(report) => report,
+        None => {
+            let report = rebuild(archive, plan, base, &server.client, progress).await?;
+            note_whole(&own.folder, &report)?;
+            report
+        }
+    };
+    conclude(&server.client).await?;
     let folder = own.folder.display();
     report.into = folder.to_string();
     if start {
@@ -163,7 +172,8 @@ async fn forget_the_set(own: &Own) -> Result<(), ReplayError> {
     server.stop().await
 }
 
-async fn restore_to(
+/// Everything but the end: the progress stays in the target.
+async fn rebuild(
     archive: &OplogArchive,
     plan: &OplogPlan,
     base: &Complete,
@@ -183,7 +193,6 @@ async fn restore_to(
     replay.build_indexes(|name| tracing::debug!(name, "building indexes")).await?;
     let (collections, expiring) = replay.made();
     let not_exact = replay.not_exact().await?;
-    conclude(client).await?;
     Ok(Report {
         into: String::new(),
         asked: plan.target.asked.clone(),
@@ -246,14 +255,34 @@ fn owner_of(name: &str) -> Result<Option<Owner>, ReplayError> {
     owner::resolve(Some(name)).map_err(|error| ReplayError::RunAs { detail: error.to_string() })
 }
 
+/// What was restored by a run that was killed in its last steps: without its progress the server
+/// does not tell any more that all of it is there.
+fn whole(folder: &Path) -> Option<Report> {
+    let text = std::fs::read(folder.join(WORK_FOLDER).join(WHOLE)).ok()?;
+    // A torn note stands beside the progress, which tells as much.
+    serde_json::from_slice(&text).ok()
+}
+
+fn note_whole(folder: &Path, report: &Report) -> Result<(), ReplayError> {
+    let path = folder.join(WORK_FOLDER).join(WHOLE);
+    let text = serde_json::to_vec(report).expect("our own types have string keys");
+    let noted = std::fs::write(&path, text).and_then(|()| std::fs::File::open(&path)?.sync_all());
+    noted.map_err(|source| ReplayError::Io { action: "noting the end in", path, source })
+}
+
 /// From now on the folder is a server's and no restore's.
 fn finished(folder: &Path) -> Result<(), ReplayError> {
-    let path = folder.join(WORK_FOLDER).join(RESTORING);
+    let work = folder.join(WORK_FOLDER);
+    let path = work.join(RESTORING);
     let removed = std::fs::remove_file(&path);
-    removed.map_err(|source| ReplayError::Io { action: "removing", path, source })
+    removed.map_err(|source| ReplayError::Io { action: "removing", path, source })?;
+    // Nobody reads it any more.
+    let _ = std::fs::remove_file(work.join(WHOLE));
+    Ok(())
 }
 
 const RESTORING: &str = "restoring";
+const WHOLE: &str = "whole";
 
 /// An address without its password.
 fn shown(url: &str) -> String {

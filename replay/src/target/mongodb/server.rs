@@ -125,11 +125,13 @@ impl Own {
         set: &str,
     ) -> Result<(), ReplayError> {
         let admin = server.client.database("admin");
-        let member = doc! { "_id": 0, "host": format!("127.0.0.1:{}", self.port) };
-        let config = doc! { "_id": set, "members": [member] };
+        let host = format!("127.0.0.1:{}", self.port);
+        let config = doc! { "_id": set, "members": [{ "_id": 0, "host": &host }] };
         let initiate = doc! { "replSetInitiate": config };
         match admin.run_command(initiate).await {
-            Err(error) if super::error::code_of(&error) == Some(ALREADY_INITIALIZED) => {}
+            Err(error) if super::error::code_of(&error) == Some(ALREADY_INITIALIZED) => {
+                move_to(&server.client, host).await?;
+            }
             done => drop(done.map_err(ReplayError::target("making a replica set of one"))?),
         }
         let give_up = Instant::now() + READY_TIMEOUT;
@@ -146,6 +148,24 @@ impl Own {
 }
 
 const ALREADY_INITIALIZED: i32 = 23;
+
+/// The set that an interrupted run left has the port of that run: on another one its only member
+/// would take itself for removed, and never become its primary.
+async fn move_to(client: &Client, host: String) -> Result<(), ReplayError> {
+    let failed = || ReplayError::target("giving the replica set of one its new port");
+    let admin = client.database("admin");
+    let known = admin.run_command(doc! { "replSetGetConfig": 1 }).await.map_err(failed())?;
+    let mut config = known.get_document("config").cloned().unwrap_or_default();
+    let member = config.get_array_mut("members").ok().and_then(|members| members.first_mut());
+    let Some(member) = member.and_then(bson::Bson::as_document_mut) else { return Ok(()) };
+    if member.get_str("host").is_ok_and(|known| known == host) {
+        return Ok(());
+    }
+    member.insert("host", host);
+    config.insert("version", config.get_i32("version").unwrap_or(1) + 1);
+    let moved = doc! { "replSetReconfig": config, "force": true };
+    admin.run_command(moved).await.map(drop).map_err(failed())
+}
 
 impl OwnServer {
     async fn await_answer(&mut self) -> Result<(), ReplayError> {

@@ -7,6 +7,7 @@ mod moments;
 mod strict;
 mod altered;
 mod large;
+mod ended;
 mod indexed;
 mod bases;
 mod rights;

@@ -69,7 +69,7 @@ fn check_names_each_right_that_is_missing() -> Result<()> {
 }
 
 /// An archive with a base, some log behind it, and what it comes to.
-fn an_archive() -> Result<(String, moment::Contents, restored::Taken)> {
+pub(super) fn an_archive() -> Result<(String, moment::Contents, restored::Taken)> {
     let source =
         ReplicaSet::builder(1).parameter("minSnapshotHistoryWindowInSeconds", "3600").start()?;
     let client = source.client()?;

@@ -1,4 +1,4 @@
-//! A segment that is in the store while the one before it is not.
+//! Segments that come up where something is missing: the one before, or a tail that meets a fence.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,7 +15,8 @@ use proto::store::{Access, Class, Key, Store, url};
 use tokio::sync::mpsc;
 
 use super::health::Health;
-use super::{AckFrom, ShipStart, ShipTools, Shipper};
+use super::resume::take_writer;
+use super::{AckFrom, ShipError, ShipStart, ShipTools, Shipper};
 use crate::seal::{IndexQueue, SegmentIndexer};
 use crate::spool::{OpenFile, SealedFile, Slot, SpoolLevel, WalSegments};
 
@@ -64,6 +65,41 @@ async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     assert!(tokio::time::timeout(PATIENCE, wait).await.is_ok(), "{what}");
 }
 
+fn tools(store: Arc<dyn Store>, writer: u64) -> ShipTools {
+    ShipTools {
+        store,
+        disk: Arc::new(SystemDisk),
+        health: Arc::new(Health::new(Arc::new(SystemClock::new()))),
+        lineage: Lineage(1),
+        writer,
+        codec: Codec::Lz4,
+    }
+}
+
+#[tokio::test]
+async fn a_writer_that_meets_no_fence_learns_of_a_newer_one_from_the_ledger() {
+    let root = tempfile::tempdir().expect("a folder");
+    let address = root.path().join("archive").display().to_string();
+    let store = url::open(&address, Access::ReadWrite).await.expect("a store");
+    let clock = SystemClock::new();
+    let take = async |host: &str| take_writer(&*store, Lineage(1), &clock, host.to_owned()).await;
+    let (own, newer) = (take("a").await.expect("taken"), take("b").await.expect("taken"));
+    let dir = root.path().join("spool");
+    std::fs::create_dir_all(&dir).expect("a folder");
+    let (tools, level) = (tools(store.clone(), own), Arc::new(SpoolLevel::new(ByteCount(1 << 30))));
+    let file = sealed(&dir, 1);
+    level.set(file.file_len);
+    let (_events, inbox) = mpsc::unbounded_channel();
+    let (index, _indexing) = IndexQueue::start(Box::new(Nothing), tools.clone(), level.clone());
+    let start = ShipStart { stored: None, chain: None, sealed: vec![file] };
+    let (shipper, _durable) = Shipper::new(tools, AckFrom::Store, level, index, inbox, start);
+    let ended = tokio::time::timeout(PATIENCE, shipper.run()).await.expect("it ends");
+    assert!(
+        matches!(ended, Err(ShipError::Fenced { own: o, by, .. }) if (o, by) == (own, newer)),
+        "{ended:?}"
+    );
+}
+
 /// With `--ack spool` the database may have let go of both, and a next run that finds a hole in the
 /// spool asks for the second one again (found by the simulation).
 #[tokio::test]
@@ -82,14 +118,7 @@ async fn a_segment_leaves_the_spool_only_once_the_store_holds_all_before_it() {
 
     let level = Arc::new(SpoolLevel::new(ByteCount(1 << 30)));
     level.set(files.iter().map(|file| file.file_len).sum());
-    let tools = ShipTools {
-        store: store.clone(),
-        disk: Arc::new(SystemDisk),
-        health: Arc::new(Health::new(Arc::new(SystemClock::new()))),
-        lineage: Lineage(1),
-        writer: 1,
-        codec: Codec::Lz4,
-    };
+    let tools = tools(store.clone(), 1);
     let (_events, inbox) = mpsc::unbounded_channel();
     let (index, _indexing) = IndexQueue::start(Box::new(Nothing), tools.clone(), level.clone());
     let start = ShipStart { stored: None, chain: None, sealed: files.into() };

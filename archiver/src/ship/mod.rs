@@ -15,6 +15,7 @@ mod ahead_tests;
 #[cfg(test)]
 mod behind_tests;
 mod durable;
+mod newest;
 mod error;
 mod put;
 

@@ -17,6 +17,7 @@ use proto::store::Body;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use super::newest::Newest;
 use super::order::Order;
 use super::put::{put_exact, put_sealed};
 use super::tails::{Grown, ShipTools, TailChain};
@@ -65,6 +66,7 @@ pub struct Shipper {
     latest: Option<OpenState>,
     idle: Option<OpenState>,
     watermark_at: Option<Instant>,
+    newest: Newest,
 }
 
 /// Where shipping begins.
@@ -90,6 +92,7 @@ impl Shipper {
         let (acknowledged, acknowledged_watch) = watch::channel(durable);
         let (stored, stored_watch) = watch::channel(start.stored);
         let watch = DurableWatch { acknowledged: acknowledged_watch, stored: stored_watch };
+        let newest = Newest::since(tools.writer);
         let mut shipper = Self {
             tools,
             ack,
@@ -106,6 +109,7 @@ impl Shipper {
             latest: None,
             idle: None,
             watermark_at: None,
+            newest,
         };
         for sealed in start.sealed {
             shipper.take_sealed(sealed);
@@ -123,6 +127,9 @@ impl Shipper {
             self.start_uploads();
             self.start_tail();
             let idle = self.uploads.is_empty() && self.queue.is_empty() && self.tail.is_none();
+            if !idle {
+                self.newest.ask(&self.tools);
+            }
             if !open && idle {
                 return Ok(());
             }
@@ -133,6 +140,7 @@ impl Shipper {
                     self.tail = None;
                     self.tail_done(chain, done)?;
                 }
+                answer = self.newest.answer() => answer?,
                 event = self.inbox.recv(), if open => match event {
                     Some(event) => self.take(event).await?,
                     None => open = false,

@@ -11,7 +11,7 @@ use super::ArchiveError;
 use super::layout::{Lineage, sequence_of};
 use crate::mongodb::OpTime;
 use crate::position::Position;
-use crate::store::{Body, Class, Key, Put, Range, Store, list_all};
+use crate::store::{Body, Class, Key, Put, Range, Store, StoreError, list_after, list_all};
 use crate::timestamp::Timestamp;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -156,6 +156,21 @@ async fn list(store: &dyn Store, lineage: Lineage) -> Result<Vec<(u64, Key)>, Ar
     let mut found: Vec<_> = numbered.collect();
     found.sort();
     Ok(found)
+}
+
+/// The entries behind number `seq`, in order: one request as long as there are none.
+///
+/// # Errors
+/// When the store fails.
+pub async fn behind(
+    store: &dyn Store,
+    lineage: Lineage,
+    seq: u64,
+) -> Result<Vec<(u64, Key)>, StoreError> {
+    let after = lineage.ledger_entry(seq);
+    let objects = list_after(store, &lineage.ledger(), Some(after.as_str())).await?;
+    let numbered = objects.into_iter().filter_map(|o| Some((sequence_of(o.key.name())?, o.key)));
+    Ok(numbered.collect())
 }
 
 #[cfg(test)]

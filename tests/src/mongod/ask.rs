@@ -78,11 +78,25 @@ impl Node {
             let oplog = client
                 .database("local")
                 .collection_with_options::<RawDocumentBuf>("oplog.rs", options);
-            let found = oplog.find(doc! { "ts": { "$gte": from } }).await?;
-            found.try_collect().await
+            loop {
+                let read = async {
+                    oplog.find(doc! { "ts": { "$gte": from } }).await?.try_collect().await
+                };
+                match read.await {
+                    // Its oldest entries went while they were read: what is left is read anew.
+                    Err(error) if is_position_lost(&error) => {}
+                    done => return done,
+                }
+            }
         })
         .with_context(|| format!("cannot read the oplog of {}", self.host()))
     }
+}
+
+/// CappedPositionLost of src/mongo/base/error_codes.yml.
+fn is_position_lost(error: &::mongodb::error::Error) -> bool {
+    use ::mongodb::error::ErrorKind;
+    matches!(&*error.kind, ErrorKind::Command(command) if command.code == 136)
 }
 
 /// Asks once, and gives up after a while: a server that stands still never answers.

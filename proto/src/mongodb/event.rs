@@ -191,7 +191,8 @@ pub enum Inexact {
     ConvertToCapped,
 }
 
-/// The collection that `tmpXXXXX.convertToCapped.NAME` becomes.
+/// The collection that a temporary one becomes: `tmp`, five random characters, `.convertToCapped.`, then
+/// its name (src/mongo/db/catalog/capped_utils.cpp).
 pub fn converted(name: &str) -> Option<&str> {
     let rest = name.strip_prefix("tmp")?;
     rest.get(5..)?.strip_prefix(".convertToCapped.")

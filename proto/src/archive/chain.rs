@@ -340,7 +340,8 @@ pub async fn read_raw(
     chain: &Chain,
 ) -> Result<(Vec<u8>, RunningHash), ArchiveError> {
     use futures_util::{StreamExt, stream};
-    let (mut raw, mut hash) = (Vec::new(), RunningHash::default());
+    let room = usize::try_from(chain.raw_len()).unwrap_or(0).min(1 << 30);
+    let (mut raw, mut hash) = (Vec::with_capacity(room), RunningHash::default());
     let holding = chain.links.iter().filter(|link| link.header.raw_len > 0);
     // Futures, not a closure that makes them: a closure over a borrow keeps a spawned task from
     // being `Send` (rust-lang/rust#100013). Nothing is asked before it is polled.

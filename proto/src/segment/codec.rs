@@ -5,14 +5,12 @@
 //! decoding it, and that `zstd -d` reads a run of them.
 
 use std::fmt;
-use std::io::{Read, Write};
 use std::str::FromStr;
 use std::sync::Mutex;
 
-use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::SegmentError;
+use super::{SegmentError, lz4};
 
 /// Raw bytes in a full frame: larger ones compress hardly better and seek worse.
 pub const FRAME_RAW: usize = 1 << 20;
@@ -20,7 +18,6 @@ pub const FRAME_RAW: usize = 1 << 20;
 pub const FRAME_RAW_MAX: usize = 32 << 20;
 
 pub(super) const ZSTD_MAGIC: u32 = 0xFD2F_B528;
-pub(super) const LZ4_MAGIC: u32 = 0x184D_2204;
 /// Block_Maximum_Size of RFC 8878 §3.1.1.2.4.
 const ZSTD_BLOCK_MAX: usize = 128 << 10;
 
@@ -41,11 +38,10 @@ impl Default for Codec {
 // Compressors are megabytes and slow to make: as many as work at once are kept, whichever thread
 // they work on.
 static ZSTD: Mutex<Vec<(i32, zstd::bulk::Compressor<'static>)>> = Mutex::new(Vec::new());
-/// For full frames: the frame's size stands in its header.
-static LZ4: Mutex<Vec<FrameEncoder<Vec<u8>>>> = Mutex::new(Vec::new());
 const KEPT_MAX: usize = 8;
 
-fn keep<T>(pool: &Mutex<Vec<T>>, compressor: T) {
+/// Keeps a compressor for whoever compresses next.
+pub(super) fn keep<T>(pool: &Mutex<Vec<T>>, compressor: T) {
     let mut kept = pool.lock().expect("no holder panics");
     if kept.len() < KEPT_MAX {
         kept.push(compressor);
@@ -68,7 +64,7 @@ impl Codec {
         buffer.clear();
         match self {
             Self::Zstd { level } => compress_zstd(level, raw, buffer),
-            Self::Lz4 => compress_lz4(raw, buffer),
+            Self::Lz4 => lz4::compress(raw, buffer),
             Self::None => Ok(store_zstd(raw, buffer)),
         }
     }
@@ -89,41 +85,6 @@ fn compress_zstd(level: i32, raw: &[u8], mut out: Vec<u8>) -> Result<Vec<u8>, Se
     compressor.compress_to_buffer(raw, &mut out).map_err(SegmentError::Compress)?;
     keep(&ZSTD, (level, compressor));
     Ok(out)
-}
-
-fn compress_lz4(raw: &[u8], out: Vec<u8>) -> Result<Vec<u8>, SegmentError> {
-    if raw.len() != FRAME_RAW {
-        return lz4_frame(&mut lz4_encoder(raw.len()), raw, out);
-    }
-    let kept = LZ4.lock().expect("no holder panics").pop();
-    let mut encoder = kept.unwrap_or_else(|| lz4_encoder(FRAME_RAW));
-    // Behind an error it is not used again.
-    let frame = lz4_frame(&mut encoder, raw, out)?;
-    keep(&LZ4, encoder);
-    Ok(frame)
-}
-
-/// The checksums are of the compressed blocks: a third of the bytes that the content has, and a
-/// flipped bit is found before it is decoded.
-fn lz4_encoder(raw_len: usize) -> FrameEncoder<Vec<u8>> {
-    let info = FrameInfo::new()
-        .block_mode(BlockMode::Independent)
-        .block_size(BlockSize::Max1MB)
-        .block_checksums(true)
-        .content_size(Some(raw_len as u64));
-    FrameEncoder::with_frame_info(info, Vec::new())
-}
-
-fn lz4_frame(
-    encoder: &mut FrameEncoder<Vec<u8>>,
-    raw: &[u8],
-    mut out: Vec<u8>,
-) -> Result<Vec<u8>, SegmentError> {
-    out.reserve(raw.len() / 4 + 64);
-    *encoder.get_mut() = out;
-    encoder.write_all(raw).map_err(SegmentError::Compress)?;
-    encoder.try_finish().map_err(|e| SegmentError::Compress(std::io::Error::other(e)))?;
-    Ok(std::mem::take(encoder.get_mut()))
 }
 
 /// A zstd frame of raw blocks, so that "none" is still read by `zstd -d`.
@@ -153,28 +114,41 @@ fn store_zstd(raw: &[u8], mut out: Vec<u8>) -> Vec<u8> {
 /// [`SegmentError::Frame`] when it is no frame, is torn, fails its checksum, or claims more than
 /// [`FRAME_RAW_MAX`].
 pub fn decompress(frame: &[u8]) -> Result<Vec<u8>, SegmentError> {
-    let bad = |detail: String| SegmentError::Frame { offset: 0, detail };
-    match magic_of(frame) {
-        Some(ZSTD_MAGIC) => {
-            let size = zstd::zstd_safe::get_frame_content_size(frame)
-                .map_err(|_| bad("broken zstd header".into()))?
-                .ok_or_else(|| bad("a zstd frame without its raw size".into()))?;
-            let size = usize::try_from(size).ok().filter(|size| *size <= FRAME_RAW_MAX);
-            let size = size.ok_or_else(|| bad("a frame too large to be ours".into()))?;
-            let raw = zstd::bulk::decompress(frame, size.max(1)).map_err(|e| bad(e.to_string()))?;
-            if raw.len() == size { Ok(raw) } else { Err(bad("a short frame".into())) }
-        }
-        Some(LZ4_MAGIC) => {
-            let mut raw = Vec::new();
-            let mut decoder =
-                lz4_flex::frame::FrameDecoder::new(frame).take(FRAME_RAW_MAX as u64 + 1);
-            decoder.read_to_end(&mut raw).map_err(|e| bad(e.to_string()))?;
-            if raw.len() > FRAME_RAW_MAX {
-                return Err(bad("a frame too large to be ours".into()));
-            }
-            Ok(raw)
-        }
-        _ => Err(bad("neither a zstd nor an lz4 frame".into())),
+    let mut raw = Vec::new();
+    decompress_onto(frame, &mut raw)?;
+    Ok(raw)
+}
+
+/// [`decompress`], behind what `raw` holds already; behind an error that is all it holds.
+///
+/// # Errors
+/// As [`decompress`].
+pub fn decompress_onto(frame: &[u8], raw: &mut Vec<u8>) -> Result<(), SegmentError> {
+    let before = raw.len();
+    let done = match magic_of(frame) {
+        Some(ZSTD_MAGIC) => zstd_onto(frame, raw),
+        Some(lz4::MAGIC) => lz4::decompress_onto(frame, raw),
+        _ => Err("neither a zstd nor an lz4 frame".to_owned()),
+    };
+    done.map_err(|detail| {
+        raw.truncate(before);
+        SegmentError::Frame { offset: 0, detail }
+    })
+}
+
+fn zstd_onto(frame: &[u8], raw: &mut Vec<u8>) -> Result<(), String> {
+    let size = zstd::zstd_safe::get_frame_content_size(frame)
+        .map_err(|_| "broken zstd header".to_owned())?
+        .ok_or_else(|| "a zstd frame without its raw size".to_owned())?;
+    let size = usize::try_from(size).ok().filter(|size| *size <= FRAME_RAW_MAX);
+    let size = size.ok_or_else(|| "a frame too large to be ours".to_owned())?;
+    let before = raw.len();
+    raw.resize(before + size, 0);
+    let read = zstd::bulk::decompress_to_buffer(frame, &mut raw[before..]);
+    if read.map_err(|error| error.to_string())? == size {
+        Ok(())
+    } else {
+        Err("a short frame".to_owned())
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Enters: bytes that begin with a frame. Leaves: its kind and length, or `None` while it is torn.
 
-use super::codec::{LZ4_MAGIC, ZSTD_MAGIC, magic_of};
+use super::codec::{ZSTD_MAGIC, magic_of};
+use super::lz4;
 use super::{SegmentError, codec};
 
 /// Our skippable frames (RFC 8878 §3.1.2 allows 0x184D2A50 to 5F; pzstd takes the first).
@@ -39,7 +40,7 @@ pub fn first_frame(bytes: &[u8]) -> Result<Option<FrameSpan>, SegmentError> {
             // The library does not tell "torn" from "broken": both end the run of good frames.
             Err(_) => return Ok(None),
         },
-        LZ4_MAGIC => match lz4_len(bytes)? {
+        lz4::MAGIC => match lz4_len(bytes)? {
             Some(len) => (FrameKind::Lz4, len),
             None => return Ok(None),
         },

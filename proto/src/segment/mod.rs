@@ -8,11 +8,12 @@ mod codec;
 mod error;
 mod frame;
 mod hash;
+mod lz4;
 mod sealed;
 mod tail;
 mod read;
 
-pub use codec::{Codec, FRAME_RAW, FRAME_RAW_MAX, decompress};
+pub use codec::{Codec, FRAME_RAW, FRAME_RAW_MAX, decompress, decompress_onto};
 pub use error::SegmentError;
 pub use frame::{FrameKind, FrameSpan, SKIPPABLE_MAGIC, first_frame};
 pub use hash::{Hash, RunningHash};

@@ -19,7 +19,7 @@ use proto::mongodb::Documents;
 use proto::mongodb::base::{Collection, MongodbBase, PieceObject};
 use proto::mongodb::scope::is_restored_document;
 use proto::position::ByteCount;
-use proto::segment::{Hash, decompress, first_frame};
+use proto::segment::{Hash, decompress_onto, first_frame};
 use proto::store::{Range, Store};
 
 use super::batch::Batch;
@@ -162,7 +162,7 @@ fn unpack(stored: &[u8], (bytes, hash): (u64, Hash)) -> Result<Vec<u8>, String> 
         let frame = first_frame(rest).map_err(|error| error.to_string())?;
         let frame = frame.ok_or("it ends within a frame")?;
         let (frame, behind) = rest.split_at(frame.len);
-        raw.extend(decompress(frame).map_err(|error| error.to_string())?);
+        decompress_onto(frame, &mut raw).map_err(|error| error.to_string())?;
         rest = behind;
     }
     if raw.len() as u64 != bytes || Hash::of(&raw) != hash {

@@ -18,6 +18,7 @@ mod store;
 
 use std::cell::Cell;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use proto::archive::chain;
@@ -136,17 +137,33 @@ fn seeds() -> std::ops::Range<u64> {
 fn whatever_dies_and_fails_the_archive_is_what_the_database_wrote() {
     let seeds = seeds();
     let single = seeds.end - seeds.start == 1;
-    let mut all = Seen::default();
-    for seed in seeds {
-        let ran = std::panic::catch_unwind(|| run(seed));
-        match ran {
-            Ok(seen) => all.add(&seen),
-            Err(panic) => {
-                eprintln!("seed {seed} failed: PITR_SEED={seed} cargo test -p archiver simulation");
-                std::panic::resume_unwind(panic);
+    let next = AtomicU64::new(seeds.start);
+    let some = || {
+        let mut all = Seen::default();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end {
+                return all;
+            }
+            match std::panic::catch_unwind(|| run(seed)) {
+                Ok(seen) => all.add(&seen),
+                Err(panic) => {
+                    eprintln!("failed: PITR_SEED={seed} cargo test -p archiver simulation");
+                    std::panic::resume_unwind(panic);
+                }
             }
         }
-    }
+    };
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let mut all = Seen::default();
+    std::thread::scope(|scope| {
+        for thread in (0..cores).map(|_| scope.spawn(some)).collect::<Vec<_>>() {
+            match thread.join() {
+                Ok(seen) => all.add(&seen),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+    });
     println!("{all:?}");
     if !single {
         all.assert_that_everything_happened();

@@ -13,8 +13,9 @@ use proto::segment::Watermark;
 use proto::timestamp::Timestamp;
 use tokio::sync::{Notify, mpsc, oneshot};
 
-/// Bytes that may wait in the ring.
-pub const RING_BYTES_MAX: usize = 4 << 20;
+/// Bytes that may wait in the ring: a frame's worth. What waits longer has left the cores' caches, and
+/// the buffers that it came in are not free to be read into again.
+pub const RING_BYTES_MAX: usize = 1 << 20;
 
 /// What a source hands on, in the order of the log.
 #[derive(Debug)]

@@ -10,12 +10,14 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use proto::position::Offset;
 use proto::segment::{FRAME_RAW, Frame, Hash, SegmentError, SegmentHead};
+use tokio::task::JoinError;
 
 use super::SpoolError;
 use super::event::{OpenState, SpoolEvent};
 use super::file::{OpenFile, SealedFile};
 use super::segmenter::Slot;
-use super::spooler::{Spooler, blocking};
+use super::spooler::{SpoolSetup, Spooler, blocking};
+use crate::seal::SegmentIndexer;
 
 /// Segments that may be in sealing at once.
 const SEALING_MAX: usize = 3;
@@ -25,6 +27,15 @@ pub(super) type Compressed = (Bytes, Result<Frame, SegmentError>);
 
 /// A sealed file, and how large it was while open.
 pub(super) type Seal = (SealedFile, u64);
+
+/// A frame that is in the file, what it was made of, and what it passed through.
+#[derive(Debug)]
+pub(super) struct Appended {
+    open: OpenFile,
+    indexer: Box<dyn SegmentIndexer>,
+    raw: Bytes,
+    frame: Frame,
+}
 
 /// A frame in work: the segment it belongs to, and what follows once it is on disk.
 #[derive(Debug, Clone)]
@@ -38,10 +49,15 @@ pub(super) struct Cut {
 
 impl Spooler {
     pub(super) async fn drain(&mut self) -> Result<(), SpoolError> {
-        while !self.working.is_empty() {
-            self.append_next().await?;
+        while self.in_work() > 0 {
+            self.advance().await?;
         }
         self.drain_sealing(0).await
+    }
+
+    /// Frames between the ring and the file.
+    pub(super) fn in_work(&self) -> usize {
+        self.working.len() + self.appending.len()
     }
 
     /// Waits until at most `rest` segments are being sealed.
@@ -67,51 +83,59 @@ impl Spooler {
         }
     }
 
-    pub(super) async fn append_next(&mut self) -> Result<(), SpoolError> {
+    /// Waits for one step of the oldest frame in work.
+    pub(super) async fn advance(&mut self) -> Result<(), SpoolError> {
+        if let Some(done) = self.appending.next().await {
+            return self.appended(done).await;
+        }
         match self.working.next().await {
-            Some(done) => self.append(done.map_err(|_| SpoolError::Worker)?).await,
+            Some(done) => self.append(done),
             None => Ok(()),
         }
     }
 
-    pub(super) async fn append(&mut self, (raw, frame): Compressed) -> Result<(), SpoolError> {
-        let cut = self.cuts.pop_front().expect("a cut for each frame in work");
+    /// Begins to append the oldest frame; what comes meanwhile is taken in and compressed.
+    pub(super) fn append(&mut self, done: Result<Compressed, JoinError>) -> Result<(), SpoolError> {
+        let (raw, frame) = done.map_err(|_| SpoolError::Worker)?;
+        let cut = self.cuts.front().expect("a cut for each frame in work");
         let path = self.setup.dir.clone();
         let frame = frame.map_err(|source| SpoolError::Segment { path, source })?;
-        let mut open = match self.open.take() {
-            Some(open) => open,
-            None => self.create(cut.slot).await?,
-        };
         self.setup.level.add(frame.bytes.len() as u64);
-        let (sync, level) = (cut.flush, self.setup.level.clone());
+        let (slot, head) = (cut.slot.clone(), self.head(&cut.slot));
+        let SpoolSetup { disk, dir, level, .. } = self.setup.clone();
+        let open = self.open.take();
         let mut indexer = self.indexer.take().ok_or(SpoolError::Worker)?;
-        let (open, indexer, raw, frame) = blocking(move || {
+        self.appending.push_back(crate::work::spawn(move || {
+            let mut open = match open {
+                Some(open) => open,
+                None => OpenFile::create(disk, &dir, slot, head)?,
+            };
             level.look();
             indexer.feed(&open.slot, open.segment.raw_len(), &raw);
             open.append(&frame, &raw)?;
-            if sync {
-                open.sync()?;
-            }
-            Ok((open, indexer, raw, frame))
-        })
-        .await?;
+            Ok(Appended { open, indexer, raw, frame })
+        }));
+        Ok(())
+    }
+
+    pub(super) async fn appended(
+        &mut self,
+        done: Result<Result<Appended, SpoolError>, JoinError>,
+    ) -> Result<(), SpoolError> {
+        let Appended { mut open, indexer, raw, frame } = done.map_err(|_| SpoolError::Worker)??;
+        let cut = self.cuts.pop_front().expect("a cut for each frame in work");
         self.indexer = Some(indexer);
         self.keep_buffers(raw, frame);
         if open.is_full() || cut.ends {
             return self.seal(open, false).await;
         }
         if cut.flush {
+            open = blocking(move || open.sync().map(|()| open)).await?;
             self.drain_sealing(0).await?;
             self.announce(&open, cut.urgent);
         }
         self.open = Some(open);
         Ok(())
-    }
-
-    async fn create(&self, slot: Slot) -> Result<OpenFile, SpoolError> {
-        let head = self.head(&slot);
-        let (disk, dir) = (self.setup.disk.clone(), self.setup.dir.clone());
-        blocking(move || OpenFile::create(disk, &dir, slot, head)).await
     }
 
     fn head(&self, slot: &Slot) -> SegmentHead {
@@ -144,7 +168,7 @@ impl Spooler {
 
     pub(super) fn sealed(
         &self,
-        done: Result<Result<Seal, SpoolError>, tokio::task::JoinError>,
+        done: Result<Result<Seal, SpoolError>, JoinError>,
     ) -> Result<(), SpoolError> {
         let (sealed, before) = done.map_err(|_| SpoolError::Worker)??;
         self.setup.level.add(sealed.file_len);
@@ -165,7 +189,7 @@ impl Spooler {
     /// Whether everything handed on so far is on disk and announced.
     pub(super) fn is_flushed(&self) -> bool {
         self.pending.is_empty()
-            && self.working.is_empty()
+            && self.in_work() == 0
             && self.sealing.is_empty()
             && self.flush_at.is_none()
             && self.compare.is_none()

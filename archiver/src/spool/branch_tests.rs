@@ -197,7 +197,7 @@ async fn frames_without_a_checksum_are_told_to_nobody_before_the_source_has_prov
         open.append(&Frame::of(Codec::None, &[1; 500]).expect("a frame"), &[1; 500])
             .expect("written");
         drop(open);
-        let open = OpenFile::recover(disk, dir, slot, head).expect("recovered");
+        let (open, _) = OpenFile::recover(disk, dir, slot, head, &[]).expect("recovered");
         let (next, proved) = (Offset(START + 500), Some((200, Hash::of(&[1; 200]))));
         let previous = Hash::NONE;
         spooler_at(dir, SpoolStart { epoch: Epoch(1), next, previous, open: Some(open), proved })

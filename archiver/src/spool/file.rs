@@ -12,7 +12,7 @@ use proto::disk::{Disk, DiskFile};
 use proto::position::Offset;
 use proto::segment::{
     Codec, FRAME_RAW, Footer, Frame, FrameEntry, FrameKind, Hash, OpenSegment, SegmentHead,
-    Watermark, decompress, first_frame,
+    Watermark, decompress, decompress_onto, first_frame,
 };
 
 use super::error::io_error;
@@ -94,18 +94,21 @@ impl OpenFile {
         })
     }
 
-    /// Reads a file that an earlier run left: whole frames are kept, the rest is cut off.
+    /// Reads a file that an earlier run left: whole frames are kept, the rest is cut off. Tells too
+    /// whether its raw bytes begin with `known`, which stands in the store.
     pub fn recover(
         disk: Arc<dyn Disk>,
         dir: &Path,
         slot: Slot,
         head: SegmentHead,
-    ) -> Result<Self, SpoolError> {
+        known: &[u8],
+    ) -> Result<(Self, bool), SpoolError> {
         let path = open_path(dir, &slot, &head);
         let bytes = disk.read(&path).map_err(io_error("read", &path))?;
         let mut segment = OpenSegment::new(head);
         let mut stops = Vec::new();
         let (mut at, mut checked) = (0, true);
+        let (mut unseen, mut same) = (known, true);
         // The first frame that is torn, flipped or foreign ends the run: the source sends it again.
         while let Ok(Some(span)) = first_frame(&bytes[at..]) {
             let frame = &bytes[at..at + span.len];
@@ -115,6 +118,9 @@ impl OpenFile {
                 break;
             }
             checked &= has_checksum(frame);
+            let (piece, rest) = unseen.split_at(raw.len().min(unseen.len()));
+            same &= raw.starts_with(piece);
+            unseen = rest;
             let entry = FrameEntry {
                 raw_len: u32::try_from(raw.len()).expect("bounded by FRAME_RAW_MAX"),
                 file_len: u32::try_from(span.len).expect("bounded by FRAME_RAW_MAX"),
@@ -128,7 +134,7 @@ impl OpenFile {
         file.truncate(at as u64).map_err(io_error("cut", &path))?;
         let mut open = Self { slot, segment, path, disk, file, synced: 0, checked, stops };
         open.sync()?;
-        Ok(open)
+        Ok((open, same && unseen.is_empty()))
     }
 
     /// Appends a frame; durable after the next [`Self::sync`].
@@ -238,7 +244,7 @@ impl OpenFile {
         let (mut pending, mut at) = (Vec::with_capacity(FRAME_RAW * 2), 0);
         for entry in &self.segment.frames {
             let end = at + entry.file_len as usize;
-            pending.extend(decompress(&old[at..end]).map_err(wrong)?);
+            decompress_onto(&old[at..end], &mut pending).map_err(wrong)?;
             at = end;
             while pending.len() >= FRAME_RAW {
                 let rest = pending.split_off(FRAME_RAW);

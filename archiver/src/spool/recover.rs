@@ -213,12 +213,8 @@ fn open_file(setup: &RecoverSetup, at: &Next, held: &[u8]) -> Result<Option<Open
     }
     let (Some(slot), Some(head), Some(own)) = (slot, head, own) else { return Ok(None) };
     if disk.len(&own).is_ok() {
-        let open = OpenFile::recover(disk.clone(), dir, slot.clone(), head)?;
-        let long_enough = open.segment.raw_len() >= held.len() as u64 && open.segment.raw_len() > 0;
-        if long_enough
-            && read::hash_prefix(&**disk, &open.frames_from(0), held.len() as u64)?
-                == Hash::of(held)
-        {
+        let (open, continues) = OpenFile::recover(disk.clone(), dir, slot.clone(), head, held)?;
+        if continues && open.segment.raw_len() > 0 {
             return Ok(Some(open));
         }
         tracing::info!(file = %own.display(), "the store is ahead of the spool: filled from it");

@@ -91,3 +91,25 @@ fn a_sealed_file_with_a_flipped_bit_is_not_kept() {
     disk.create_new(&path).and_then(|mut file| file.write_all(&bytes)).expect("written");
     assert!(recovered(dir.path(), Vec::new()).sealed.is_empty());
 }
+
+#[test]
+fn an_open_file_that_differs_anywhere_from_what_the_store_holds_is_filled_from_the_store() {
+    let len = 600 << 10;
+    for differs_at in [None, Some(0), Some(len / 2), Some(len - 1)] {
+        let dir = tempfile::tempdir().expect("a folder");
+        drop(left_open(dir.path(), Codec::Lz4, len));
+        let mut held = vec![7; len];
+        if let Some(at) = differs_at {
+            held[at] = 8;
+        }
+        let expected = Hash::of(&held);
+        let open = recovered(dir.path(), held).start.open.expect("an open file");
+        assert_eq!(open.segment.hash(), expected, "{differs_at:?}");
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    drop(left_open(dir.path(), Codec::Lz4, len));
+    let longer = recovered(dir.path(), vec![7; len + 1]).start.open.expect("an open file");
+    assert_eq!(longer.segment.raw_len(), len as u64 + 1, "the store is ahead");
+    let shorter = recovered(dir.path(), vec![7; 1]).start.open.expect("an open file");
+    assert_eq!(shorter.segment.raw_len(), len as u64 + 1, "the spool is ahead");
+}

@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::SpoolError;
-use super::append::{Compressed, Cut, Seal};
+use super::append::{Appended, Compressed, Cut, Seal};
 use super::compare::Compare;
 use super::event::SpoolEvent;
 use super::file::OpenFile;
@@ -81,6 +81,9 @@ pub struct Spooler {
     pub(super) last: Bytes,
     pub(super) pending: BytesMut,
     pub(super) working: FuturesOrdered<JoinHandle<Compressed>>,
+    /// The oldest frame, on its way into the file: one at a time.
+    pub(super) appending: FuturesOrdered<JoinHandle<Result<Appended, SpoolError>>>,
+    /// One for each frame in work.
     pub(super) cuts: std::collections::VecDeque<Cut>,
     pub(super) sealing: FuturesOrdered<JoinHandle<Result<Seal, SpoolError>>>,
     pub(super) compare: Option<Compare>,
@@ -89,23 +92,24 @@ pub struct Spooler {
     pub(super) flush_at: Option<Instant>,
     last_flush: Option<Instant>,
     pub(super) mark: Option<Watermark>,
-    /// `None` only while a frame is being appended.
+    /// `None` only while a frame is being appended, like `open`.
     pub(super) indexer: Option<Box<dyn SegmentIndexer>>,
     /// Buffers of frames that are on disk, and of what they were compressed to.
     pub(super) spare: Vec<BytesMut>,
     pub(super) spare_frames: Vec<Vec<u8>>,
-    /// Frames that may be in compression at once.
+    /// Frames that may be in work at once.
     pub(super) ahead: usize,
 }
 
-/// As many frames as there are cores to compress them: more would only wait, each with three
+/// One frame for each core, and one that is written meanwhile: more would only wait, each with three
 /// megabytes of buffers and state.
 fn compress_ahead() -> usize {
     if cfg!(test) {
         // A seed's history is the same on every machine.
         return 2;
     }
-    std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, COMPRESS_AHEAD_MAX))
+    std::thread::available_parallelism()
+        .map_or(3, |cores| (cores.get() + 1).clamp(3, COMPRESS_AHEAD_MAX))
 }
 
 impl Spooler {
@@ -129,6 +133,7 @@ impl Spooler {
             open: start.open,
             pending: BytesMut::with_capacity(FRAME_RAW),
             working: FuturesOrdered::new(),
+            appending: FuturesOrdered::new(),
             cuts: std::collections::VecDeque::new(),
             sealing: FuturesOrdered::new(),
             compare: None,
@@ -163,6 +168,7 @@ impl Spooler {
         let ended = self.work().await;
         if ended.is_err() {
             // Whoever reads the folder next must find nobody else at work in it.
+            while self.appending.next().await.is_some() {}
             while self.sealing.next().await.is_some() {}
         }
         ended
@@ -173,12 +179,13 @@ impl Spooler {
             let flush_at = self.flush_at;
             tokio::select! {
                 biased;
-                Some(done) = self.working.next() => {
-                    self.append(done.map_err(|_| SpoolError::Worker)?).await?;
+                Some(done) = self.appending.next() => self.appended(done).await?,
+                Some(done) = self.working.next(), if self.appending.is_empty() => {
+                    self.append(done)?;
                 }
                 Some(done) = self.sealing.next() => self.sealed(done)?,
                 () = sleep_until(flush_at), if flush_at.is_some() => self.flush(false).await?,
-                item = self.ring.next(), if self.working.len() < self.ahead => match item {
+                item = self.ring.next(), if self.in_work() < self.ahead => match item {
                     Some(item) => self.take(item).await?,
                     None => {
                         self.flush(true).await?;
@@ -284,8 +291,8 @@ impl Spooler {
     }
 
     async fn keep_up(&mut self) -> Result<(), SpoolError> {
-        while self.working.len() >= self.ahead {
-            self.append_next().await?;
+        while self.in_work() >= self.ahead {
+            self.advance().await?;
         }
         Ok(())
     }

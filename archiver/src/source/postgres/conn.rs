@@ -4,7 +4,7 @@
 //! waiting for input never keeps an answer back, and every method that waits may be cancelled
 //! between messages without losing one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -27,6 +27,8 @@ use super::options::Endpoint;
 const READ_BYTES: usize = 512 << 10;
 /// A buffer with less room than this left is replaced before the next read.
 const READ_BYTES_MIN: usize = 64 << 10;
+/// Buffers that are kept to be read into again: by then their messages are mostly gone.
+const READ_BUFFERS_KEPT: usize = 3;
 /// Nothing a server sends us comes near this; a larger length means that we lost the framing.
 const MESSAGE_BYTES_MAX: usize = 256 << 20;
 const NOTICES_MAX: usize = 1000;
@@ -58,6 +60,8 @@ pub struct Rows {
 pub struct Connection {
     pub(super) socket: Socket,
     pub(crate) input: BytesMut,
+    /// Buffers that were read into before `input`, whose messages may be in use still.
+    pub(super) read: VecDeque<BytesMut>,
     pub(crate) output: BytesMut,
     pub(super) flush_needed: bool,
     pub(super) endpoint: Endpoint,
@@ -167,9 +171,25 @@ impl Connection {
             result?;
         }
         if self.input.capacity() - self.input.len() < READ_BYTES_MIN {
-            self.input.reserve(READ_BYTES);
+            self.next_buffer();
         }
         poll_read_buf(Pin::new(&mut self.socket), cx, &mut self.input)
+    }
+
+    /// Goes on in a buffer whose messages nobody uses any more, if there is one: fresh memory would
+    /// cost a page fault every 4 KiB.
+    fn next_buffer(&mut self) {
+        let wanted = READ_BYTES.max(self.input.len() * 2);
+        let mut next = self.read.pop_front().unwrap_or_default();
+        next.clear();
+        if !next.try_reclaim(wanted) {
+            next = BytesMut::with_capacity(wanted);
+        }
+        next.extend_from_slice(&self.input);
+        let full = std::mem::replace(&mut self.input, next);
+        if wanted == READ_BYTES && self.read.len() < READ_BUFFERS_KEPT {
+            self.read.push_back(full);
+        }
     }
 
     pub(crate) fn poll_output(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

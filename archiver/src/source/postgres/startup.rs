@@ -1,6 +1,6 @@
 //! From options to a connection that has been let in: which host, with or without TLS, in which role.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -72,6 +72,7 @@ impl Connection {
         let mut connection = Self {
             socket: Socket::open(options, endpoint, attempt, config).await?,
             input: BytesMut::new(),
+            read: VecDeque::new(),
             output: BytesMut::new(),
             flush_needed: false,
             endpoint: endpoint.clone(),

@@ -3,6 +3,7 @@
 //! A run is: a [`Source`] finds or begins its lineage, a writer epoch is taken, and the pipeline is
 //! built around the source's capture. What differs between engines lies behind this trait.
 
+mod buffers;
 mod held;
 pub mod postgres;
 pub mod mongodb;

@@ -4,7 +4,7 @@
 //! waiting for input never keeps an answer back, and every method that waits may be cancelled
 //! between messages without losing one.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -21,14 +21,13 @@ use tokio_util::io::poll_read_buf;
 use super::dial::Socket;
 use super::error::{Error, ServerError};
 use super::options::Endpoint;
+use crate::source::buffers::Buffers;
 
 /// What one read may take from the socket at most; a walsender message is 128 KiB at most
 /// (walsender.c, `MAX_SEND_SIZE`), so one buffer holds several.
 const READ_BYTES: usize = 512 << 10;
 /// A buffer with less room than this left is replaced before the next read.
 const READ_BYTES_MIN: usize = 64 << 10;
-/// Buffers that are kept to be read into again: by then their messages are mostly gone.
-const READ_BUFFERS_KEPT: usize = 3;
 /// Nothing a server sends us comes near this; a larger length means that we lost the framing.
 const MESSAGE_BYTES_MAX: usize = 256 << 20;
 const NOTICES_MAX: usize = 1000;
@@ -60,8 +59,8 @@ pub struct Rows {
 pub struct Connection {
     pub(super) socket: Socket,
     pub(crate) input: BytesMut,
-    /// Buffers that were read into before `input`, whose messages may be in use still.
-    pub(super) read: VecDeque<BytesMut>,
+    /// What was read into before `input`.
+    pub(super) buffers: Buffers,
     pub(crate) output: BytesMut,
     pub(super) flush_needed: bool,
     pub(super) endpoint: Endpoint,
@@ -176,19 +175,15 @@ impl Connection {
         poll_read_buf(Pin::new(&mut self.socket), cx, &mut self.input)
     }
 
-    /// Goes on in a buffer whose messages nobody uses any more, if there is one: fresh memory would
-    /// cost a page fault every 4 KiB.
+    /// Goes on in another buffer, with what is there of a message.
     fn next_buffer(&mut self) {
         let wanted = READ_BYTES.max(self.input.len() * 2);
-        let mut next = self.read.pop_front().unwrap_or_default();
-        next.clear();
-        if !next.try_reclaim(wanted) {
-            next = BytesMut::with_capacity(wanted);
-        }
+        let mut next = self.buffers.take(wanted);
         next.extend_from_slice(&self.input);
         let full = std::mem::replace(&mut self.input, next);
-        if wanted == READ_BYTES && self.read.len() < READ_BUFFERS_KEPT {
-            self.read.push_back(full);
+        // One that had to grow for a large message is not kept.
+        if wanted == READ_BYTES {
+            self.buffers.give(full);
         }
     }
 

@@ -1,6 +1,6 @@
 //! From options to a connection that has been let in: which host, with or without TLS, in which role.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -14,6 +14,7 @@ use super::error::{Class, Error, ServerError};
 use super::options::{ConnectOptions, Endpoint, TargetSession};
 use super::session;
 use super::tls;
+use crate::source::buffers::Buffers;
 
 impl Connection {
     /// Connects to the first endpoint that answers and has the wanted role.
@@ -72,7 +73,7 @@ impl Connection {
         let mut connection = Self {
             socket: Socket::open(options, endpoint, attempt, config).await?,
             input: BytesMut::new(),
-            read: VecDeque::new(),
+            buffers: Buffers::default(),
             output: BytesMut::new(),
             flush_needed: false,
             endpoint: endpoint.clone(),

@@ -8,6 +8,7 @@ use proto::segment::Watermark;
 use proto::timestamp::Timestamp;
 use tokio::time::Instant;
 
+use super::ahead::Ahead;
 use super::packer::PackError;
 use super::{BEHIND_A_GAP, Capture, CaptureError, Cursor, Next};
 use crate::ring::Item;
@@ -94,7 +95,8 @@ impl Capture {
     }
 
     /// Follows one cursor to its end.
-    async fn follow(&mut self, mut cursor: Cursor, first: Batch) -> Result<Next, CaptureError> {
+    async fn follow(&mut self, cursor: Cursor, first: Batch) -> Result<Next, CaptureError> {
+        let mut cursor = Ahead::of(cursor);
         let member = cursor.member().clone();
         let (of_events, mode) = (self.is_of_events(), self.setup.options.mode);
         tracing::info!(member = member.name(), from = %shown(self.from()), "following the {mode}");

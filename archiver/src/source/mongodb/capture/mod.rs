@@ -4,6 +4,7 @@
 //! Enters: where the log goes on. Leaves: the log, in the ring, without a hole that is not recorded.
 //! Nothing is kept: after a crash the next run asks from what spool and store hold.
 
+mod ahead;
 mod packer;
 mod events;
 mod follow;

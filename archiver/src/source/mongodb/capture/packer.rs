@@ -13,9 +13,12 @@ use proto::timestamp::Timestamp;
 
 use super::events::{Events, may_cut};
 use crate::ring::Item;
+use crate::source::buffers::Buffers;
 
 /// A piece of the ring is about so large, or one entry.
 const PIECE: usize = 1 << 20;
+/// Hardly an entry is larger; a buffer grows for one that is.
+const ENTRY_MOSTLY: usize = 64 << 10;
 /// A segment that holds so much ends with the entry that it holds.
 pub const SEGMENT_BYTES: u64 = 16 << 20;
 
@@ -60,6 +63,7 @@ pub(super) struct Packer {
     open: Option<OpenSegment>,
     /// Entries that are not handed on yet; they end at `next`.
     piece: BytesMut,
+    buffers: Buffers,
     /// The clock of the first of them that is no idle noop.
     piece_wall: Option<Timestamp>,
     items: Vec<Item>,
@@ -75,6 +79,7 @@ impl Packer {
             wall: None,
             open,
             piece: BytesMut::new(),
+            buffers: Buffers::default(),
             piece_wall: None,
             items: Vec::new(),
             events: None,
@@ -181,6 +186,8 @@ impl Packer {
         if !self.piece.is_empty() {
             let start = Offset(self.next.0 - self.piece.len() as u64);
             let (bytes, clock) = (self.piece.split().freeze(), self.piece_wall.take());
+            let next = self.buffers.take(PIECE + ENTRY_MOSTLY);
+            self.buffers.give(std::mem::replace(&mut self.piece, next));
             self.items.push(Item::Data { start, bytes, clock });
         }
     }

@@ -169,6 +169,9 @@ pub async fn start(
     let stop = stop.child_token();
     let (lineage, engine, source) = (opened.lineage, opened.identity.engine, &settings.source);
     let segmenter = source.segmenter(opened);
+    if let Some(spool_max) = ground.level.fit(segmenter.largest()) {
+        tracing::warn!(%spool_max, "--spool-max has no room for a segment and what follows it: raised");
+    }
     let mut end = source.find_end(&*ground.store, opened).await?;
     let tools = ShipTools {
         store: ground.store.clone(),

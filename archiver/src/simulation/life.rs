@@ -87,6 +87,8 @@ pub(super) struct Machine {
     pub(super) database: Arc<Database>,
     pub(super) ack: AckFrom,
     pub(super) codec: Codec,
+    /// `--spool-max`, where each life does not have one of its own.
+    pub(super) spool_max: Option<u64>,
     pub(super) rng: StdRng,
     pub(super) seen: Seen,
 }
@@ -113,6 +115,7 @@ impl Machine {
         let disk: Arc<dyn proto::disk::Disk> = Arc::new(self.disk.clone());
         let dir = Path::new("spool");
         let max = [1 << 20, 3 << 20, 1 << 30][self.rng.random_range(0..3)];
+        let max = self.spool_max.unwrap_or(max);
         let clock: Arc<dyn Clock> = Arc::new(SimClock(Instant::now()));
         let ground = Ground {
             store,
@@ -164,9 +167,15 @@ impl Machine {
 
     /// No faults any more: everything comes into the store, and what is written from then on soon.
     pub(super) fn live_well(&mut self) {
+        let rest = self.database.end() - self.database.written();
+        self.live_well_behind(rest / 2);
+    }
+
+    /// The same, with so many bytes written before it looks.
+    pub(super) fn live_well_behind(&mut self, at_once: u64) {
         let (database, store) = (self.database.clone(), self.store.clone());
         let rest = database.end() - database.written();
-        let (at_once, later) = (rest / 2, rest / 2 / 8);
+        let later = (rest - at_once) / 8;
         let runtime = runtime();
         let (fate, faults, rebuilt) = runtime.block_on(async {
             let life = self.boot(u64::MAX, 0.0);

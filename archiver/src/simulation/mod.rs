@@ -91,7 +91,9 @@ fn run(seed: u64) -> Seen {
     let history = history(seed, usize::try_from(bytes).expect("small"));
     let store = Arc::new(MemoryStore::new(disk.clone(), history.clone(), BEGIN));
     let database = Database::new(history, store.clone(), ack, rng.random());
-    let mut machine = Machine { disk, store, database, ack, codec, rng, seen: Seen::default() };
+    let seen = Seen::default();
+    let spool_max = None;
+    let mut machine = Machine { disk, store, database, ack, codec, spool_max, rng, seen };
     let lives = machine.rng.random_range(2..8);
     for _ in 0..lives {
         machine.live_and_die();
@@ -168,6 +170,22 @@ fn whatever_dies_and_fails_the_archive_is_what_the_database_wrote() {
     if !single {
         all.assert_that_everything_happened();
     }
+}
+
+#[test]
+fn a_spool_with_less_room_than_a_segment_does_not_hold_the_source_for_ever() {
+    RUNNING.set(true);
+    let disk = SimDisk::default();
+    let history = history(1, usize::try_from(3 * SEGMENT).expect("small"));
+    let store = Arc::new(MemoryStore::new(disk.clone(), history.clone(), BEGIN));
+    let (ack, codec, spool_max) = (AckFrom::Store, Codec::None, Some(SEGMENT));
+    let database = Database::new(history, store.clone(), ack, 1);
+    let (rng, seen) = (StdRng::seed_from_u64(1), Seen::default());
+    let mut machine = Machine { disk, store, database, ack, codec, spool_max, rng, seen };
+    // All of the segment but its last record: as stored frames that is more than the limit.
+    machine.live_well_behind(SEGMENT - 8);
+    machine.check();
+    RUNNING.set(false);
 }
 
 #[test]

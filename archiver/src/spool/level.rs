@@ -16,7 +16,7 @@ const RESERVE: u64 = 32 << 20;
 #[derive(Debug)]
 pub struct SpoolLevel {
     bytes: AtomicU64,
-    max: u64,
+    max: AtomicU64,
     disk: Option<(Arc<dyn Disk>, PathBuf)>,
     /// Whether the disk itself has less left than the reserve, whoever took it.
     low: AtomicBool,
@@ -44,7 +44,8 @@ impl fmt::Display for Full {
 
 impl SpoolLevel {
     pub const fn new(max: ByteCount) -> Self {
-        Self { bytes: AtomicU64::new(0), max: max.0, disk: None, low: AtomicBool::new(false) }
+        let (bytes, max) = (AtomicU64::new(0), AtomicU64::new(max.0));
+        Self { bytes, max, disk: None, low: AtomicBool::new(false) }
     }
 
     /// One that also watches the disk below `dir`.
@@ -70,8 +71,15 @@ impl SpoolLevel {
         self.bytes.load(Ordering::Acquire)
     }
 
-    pub const fn max(&self) -> u64 {
-        self.max
+    pub fn max(&self) -> u64 {
+        self.max.load(Ordering::Acquire)
+    }
+
+    /// Raises the limit to what segments of this size need, and tells what it is then, if it was less:
+    /// the open one leaves only once it is whole, and a source that is held for it never fills it.
+    pub fn fit(&self, segment: ByteCount) -> Option<ByteCount> {
+        let least = segment.0 / 2 * 3;
+        (self.max.fetch_max(least, Ordering::AcqRel) < least).then_some(ByteCount(least))
     }
 
     /// Asks the disk how much is left. Blocks. A disk that cannot say is not taken for full.
@@ -89,17 +97,33 @@ impl SpoolLevel {
         if self.low.load(Ordering::Acquire) {
             return Some(Full::Disk { free: self.look().unwrap_or_default() });
         }
-        (self.bytes() >= self.max).then_some(Full::Spool { max: ByteCount(self.max) })
+        let max = ByteCount(self.max());
+        (self.bytes() >= max.0).then_some(Full::Spool { max })
     }
 
     /// The source is to be disconnected.
     pub fn is_full(&self) -> bool {
-        self.low.load(Ordering::Acquire) || self.bytes() >= self.max
+        self.low.load(Ordering::Acquire) || self.bytes() >= self.max()
     }
 
     /// The source may connect again: below 80 % (DESIGN §2), and with room on the disk. Blocks.
     pub fn has_room(&self) -> bool {
         self.look();
-        self.bytes() < self.max / 5 * 4 && !self.low.load(Ordering::Acquire)
+        self.bytes() < self.max() / 5 * 4 && !self.low.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_is_never_less_than_a_segment_and_what_follows_it_need() {
+        let level = SpoolLevel::new(ByteCount(64));
+        assert_eq!(level.fit(ByteCount(40)), None, "it has room");
+        assert_eq!(level.fit(ByteCount(64)), Some(ByteCount(96)));
+        assert_eq!(level.max(), 96);
+        level.add(64);
+        assert!(level.has_room(), "a source that was held goes on beside a whole open segment");
     }
 }

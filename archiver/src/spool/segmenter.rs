@@ -4,10 +4,12 @@ use std::fmt;
 use std::ops::Range;
 
 use proto::archive::layout::{self, SegmentName};
-use proto::mongodb::{Documents, OplogTs, Record, first_document};
-use proto::position::{Epoch, Offset, Position};
+use proto::mongodb::{DOCUMENT_MAX, Documents, OplogTs, Record, first_document};
+use proto::position::{ByteCount, Epoch, Offset, Position};
 use proto::postgres::lsn::{SegmentId, SegmentSize};
 use proto::segment::Engine;
+
+use crate::source::mongodb::capture::SEGMENT_BYTES;
 
 /// One segment's place and names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +30,8 @@ impl Slot {
 
 pub trait Segmenter: Send + Sync + fmt::Debug {
     fn engine(&self) -> Engine;
+    /// What a segment holds at most.
+    fn largest(&self) -> ByteCount;
     /// The segment that holds the byte at `position`; `None` where its place does not tell, but
     /// the source does ([`crate::ring::Item::Begin`]).
     fn holding(&self, position: Position) -> Option<Slot>;
@@ -68,6 +72,10 @@ impl Segmenter for WalSegments {
         Engine::Postgresql
     }
 
+    fn largest(&self) -> ByteCount {
+        ByteCount(self.0.bytes())
+    }
+
     fn holding(&self, position: Position) -> Option<Slot> {
         Some(self.slot(position))
     }
@@ -89,6 +97,11 @@ pub struct OplogSegments;
 impl Segmenter for OplogSegments {
     fn engine(&self) -> Engine {
         Engine::Mongodb
+    }
+
+    fn largest(&self) -> ByteCount {
+        // It ends with the entry that fills it.
+        ByteCount(SEGMENT_BYTES + DOCUMENT_MAX as u64)
     }
 
     fn holding(&self, _position: Position) -> Option<Slot> {

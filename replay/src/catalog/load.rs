@@ -26,11 +26,7 @@ impl Catalog {
     /// # Errors
     /// When there is no archive there, or it cannot be read.
     pub async fn open(address: &str, lineage: Option<u32>) -> Result<Self, CatalogError> {
-        let store = url::open(address, Access::ReadOnly).await.map_err(|error| match error {
-            StoreError::NoRoot { address } => CatalogError::NoArchive { address },
-            error => error.into(),
-        })?;
-        Self::read(Arc::new(PatientStore::new(store, PATIENCE)), lineage).await
+        Self::read(patient(address).await?, lineage).await
     }
 
     /// Reads the archive in `store`: the lineage named, or the highest that has an identity.
@@ -64,6 +60,15 @@ impl Catalog {
             searched: super::search::Searched::default(),
         })
     }
+}
+
+/// The store of an archive, for reading only.
+pub(super) async fn patient(address: &str) -> Result<Arc<dyn Store>, CatalogError> {
+    let store = url::open(address, Access::ReadOnly).await.map_err(|error| match error {
+        StoreError::NoRoot { address } => CatalogError::NoArchive { address },
+        error => error.into(),
+    })?;
+    Ok(Arc::new(PatientStore::new(store, PATIENCE)))
 }
 
 pub(super) async fn choose(

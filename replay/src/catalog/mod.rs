@@ -4,6 +4,7 @@
 //! read: listings and small objects only, never a request per segment. What is damaged is named in
 //! it and left out of what can be restored. Nothing is written, so a crash leaves nothing.
 
+mod about;
 mod error;
 mod patient;
 mod load;
@@ -17,10 +18,12 @@ mod search;
 mod view;
 pub mod mongodb;
 
+pub use about::{About, Writer};
 pub use end::{Commit, LogEnd, Window};
 pub use error::CatalogError;
 pub(crate) use load::describe;
 pub use log::{Stored, TimelineLog};
+pub use mongodb::OplogArchive;
 pub use path::{Located, LogPath, LogRange};
 pub use patient::PatientStore;
 pub use reindex::Reindexed;
@@ -83,15 +86,6 @@ pub struct Gap {
     pub recorded: Timestamp,
 }
 
-/// Who wrote last.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Writer {
-    pub epoch: u64,
-    pub host: String,
-    pub program: String,
-    pub since: Timestamp,
-}
-
 impl Base {
     pub fn id(&self) -> &str {
         &self.complete.id
@@ -147,19 +141,6 @@ impl Catalog {
             _ => None,
         };
         self.ledger.iter().filter_map(gap).collect()
-    }
-
-    /// The newest writer of the ledger.
-    pub fn writer(&self) -> Option<Writer> {
-        self.ledger.iter().rev().find_map(|entry| match &entry.event {
-            Event::Writer { host, program } => Some(Writer {
-                epoch: entry.seq,
-                host: host.clone(),
-                program: program.clone(),
-                since: entry.time,
-            }),
-            _ => None,
-        })
     }
 }
 

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::error::CliError;
-use super::status::{ShownBase, ShownGap, ShownWindow};
+use super::status::postgres::{ShownBase, ShownGap, ShownWindow};
 use super::{Context, Outcome, show};
 use crate::catalog::Catalog;
 use proto::position::ByteCount;
@@ -42,7 +42,7 @@ pub(super) async fn run(context: &Context) -> Result<Outcome, CliError> {
     let catalog = context.catalog().await?;
     let listing = collect(&catalog).await?;
     Ok(Outcome::done(if context.global.json {
-        serde_json::to_string_pretty(&listing).expect("our own types have string keys")
+        show::json(&listing)
     } else {
         text(&listing, context.terminal)
     }))
@@ -116,8 +116,8 @@ fn windows(listing: &Listing, terminal: bool) -> String {
         vec![
             show::time(window.from),
             show::time(window.to),
-            window.from_lsn.to_string(),
-            window.to_lsn.to_string(),
+            window.places.from_lsn.to_string(),
+            window.places.to_lsn.to_string(),
         ]
     });
     show::table(&["FROM", "TO", "FROM LSN", "TO LSN"], rows.collect(), terminal)

@@ -14,7 +14,6 @@ mod reindex;
 mod restore;
 mod verify;
 mod mongodb;
-mod mongodb_status;
 
 pub use args::{Cli, Command, Global, RestoreArgs, TargetArgs};
 pub use error::{CliError, Code, Exit};
@@ -27,7 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use proto::cli::{LogFormat, Parsed, Program, emit, fail};
 use proto::clock::{Clock, SystemClock};
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, OplogArchive};
 use crate::fetch::{WORK_FOLDER, command};
 use crate::target::progress;
 use interrupt::interruptible;
@@ -99,11 +98,11 @@ async fn execute(cli: Cli) -> Result<Outcome, CliError> {
     let context = Context { global: cli.global, clock: SystemClock::new(), terminal };
     let oplog = match &cli.command {
         Command::Reindex | Command::WalFetch { .. } => None,
-        _ => interruptible(mongodb::open(&context)).await?,
+        _ => interruptible(context.oplog()).await?,
     };
     match (cli.command, oplog) {
         (Command::Status(args), Some(archive)) => {
-            interruptible(mongodb_status::run(&context, &archive, &args)).await
+            interruptible(status::mongodb::run(&context, &archive, &args)).await
         }
         (Command::Verify(args), Some(archive)) => {
             interruptible(mongodb::verify(&context, &archive, &args)).await
@@ -121,7 +120,7 @@ async fn execute(cli: Cli) -> Result<Outcome, CliError> {
 
 async fn execute_postgres(context: &Context, command: Command) -> Result<Outcome, CliError> {
     match command {
-        Command::Status(args) => interruptible(status::run(context, &args)).await,
+        Command::Status(args) => interruptible(status::postgres::run(context, &args)).await,
         Command::List => interruptible(list::run(context)).await,
         Command::Verify(args) => interruptible(verify::run(context, &args)).await,
         Command::Plan(args) => plan::run(context, &args).await,
@@ -136,7 +135,12 @@ impl Context {
         Ok(Catalog::open(self.archive()?, self.global.lineage).await?)
     }
 
-    /// The same for a search in it: what it must read for want of an index is told.
+    /// The archive, if it is of MongoDB.
+    async fn oplog(&self) -> Result<Option<OplogArchive>, CliError> {
+        Ok(OplogArchive::open(self.archive()?, self.global.lineage).await?)
+    }
+
+    /// The catalog for a search in it: what it must read for want of an index is told.
     pub async fn searchable(&self) -> Result<Catalog, CliError> {
         let mut catalog = self.catalog().await?;
         let (progress, begun) = (progress::for_stderr(), AtomicBool::new(false));

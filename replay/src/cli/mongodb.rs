@@ -3,43 +3,25 @@
 //! Enters: the same flags as for other engines. Leaves: the same words, with timestamps of the oplog
 //! in place of positions.
 
-use std::sync::Arc;
-
 use jiff::tz::TimeZone;
 use serde_json::json;
 
 use proto::mongodb::OplogTs;
 use proto::position::ByteCount;
-use proto::store::{Access, StoreError, url};
 use proto::timestamp::Timestamp;
 
-use super::args::{RestoreArgs, TargetArgs};
+use super::args::{RestoreArgs, TargetArgs, VerifyArgs};
 use super::error::{CliError, Code};
 use super::interrupt::Interrupt;
 use super::plan::{ask, quoted};
 use super::{Context, Outcome, show};
 use crate::catalog::mongodb::OplogArchive;
-use crate::catalog::{CatalogError, PatientStore};
 use crate::find::mongodb::{FindError, Request, Target};
 use crate::find::time_input::{self, Here, TimeInputError};
 use crate::plan::mongodb::{OplogPlan, OplogPlanError, Wanted, make};
 use crate::target::mongodb::{Into, ReplayError, restore};
 use crate::target::progress;
-use crate::verify::{Options, Progress};
-
-/// A person waits: about ten seconds of asking again.
-const PATIENCE: u32 = 8;
-
-/// The archive, if it is of MongoDB.
-pub(super) async fn open(context: &Context) -> Result<Option<OplogArchive>, CliError> {
-    let store =
-        url::open(context.archive()?, Access::ReadOnly).await.map_err(|error| match error {
-            StoreError::NoRoot { address } => CatalogError::NoArchive { address },
-            error => error.into(),
-        })?;
-    let store = Arc::new(PatientStore::new(store, PATIENCE));
-    Ok(OplogArchive::read(store, context.global.lineage).await?)
-}
+use crate::verify::Progress;
 
 pub(super) async fn plan(
     context: &Context,
@@ -49,7 +31,7 @@ pub(super) async fn plan(
     let wanted = wanted(args, context.now())?;
     let plan = make(archive, &wanted, context.now()).await?;
     if context.global.json {
-        return Ok(Outcome::done(pretty(&plan)));
+        return Ok(Outcome::done(show::json(&plan)));
     }
     let next = format!(
         "next       pitr restore --archive {} {} --into DIR\n",
@@ -71,38 +53,23 @@ pub(super) async fn restore_into(
     let mut plan = interrupt.unless(planned).await?;
     plan.accept_open_paths = args.accept_open_paths;
     let Some(into) = into else {
-        let shown = if context.global.json { pretty(&plan) } else { plan.summary() };
+        let shown = if context.global.json { show::json(&plan) } else { plan.summary() };
         return Ok(Outcome::done(shown));
     };
     let progress = progress::for_stderr();
     progress.say(plan.summary().trim_end());
     let report = restore(archive, &plan, &into, &*progress, interrupt.token()).await?;
-    Ok(Outcome::done(if context.global.json { pretty(&report) } else { report.text() }))
-}
-
-pub(super) fn pretty(value: &impl serde::Serialize) -> String {
-    serde_json::to_string_pretty(value).expect("our own types have string keys")
+    Ok(Outcome::done(if context.global.json { show::json(&report) } else { report.text() }))
 }
 
 pub(super) async fn verify(
     context: &Context,
     archive: &OplogArchive,
-    args: &super::args::VerifyArgs,
+    args: &VerifyArgs,
 ) -> Result<Outcome, CliError> {
-    let (options, progress) = (Options { read_data: args.read_data }, Progress::default());
-    let report = {
-        let work = crate::verify::mongodb::verify(archive, options, &progress);
-        tokio::select! {
-            report = work => report?,
-            never = super::verify::show(&progress, context.terminal) => match never {},
-        }
-    };
-    let output = if context.global.json {
-        pretty(&report)
-    } else {
-        super::verify::text(&report, args.read_data)
-    };
-    Ok(Outcome { output, error: super::verify::findings(&report, &archive.address()) })
+    let progress = Progress::default();
+    let work = crate::verify::mongodb::verify(archive, args.options(), &progress);
+    super::verify::told(context, args, &archive.address(), &progress, work).await
 }
 
 /// Where to: `mongodb://…`, or a folder.
@@ -217,7 +184,7 @@ pub(super) fn list(context: &Context, archive: &OplogArchive) -> Outcome {
             "log": archive.segments.first().map(|segment| segment.first),
             "damage": archive.damage.iter().map(|damage| &damage.key).collect::<Vec<_>>(),
         });
-        return Outcome::done(pretty(&listed) + "\n");
+        return Outcome::done(show::json(&listed) + "\n");
     }
     let rows = archive.bases.iter().map(|base| {
         let mongodb = base.mongodb();

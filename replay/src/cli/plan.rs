@@ -10,7 +10,7 @@ use jiff::tz::TimeZone;
 use super::args::TargetArgs;
 use super::error::{CliError, Code};
 use super::interrupt::interruptible;
-use super::{Context, Outcome};
+use super::{Context, Outcome, show};
 use crate::find::time_input::{self, Here, TimeInputError};
 use crate::find::{Refusal, Request, Target};
 use crate::plan::{Plan, PlanError, Wanted, make};
@@ -21,8 +21,7 @@ pub(super) async fn run(context: &Context, args: &TargetArgs) -> Result<Outcome,
     let wanted = wanted(args, context.now(), ask)?;
     let plan = interruptible(planned(context, &wanted)).await?;
     if context.global.json {
-        let json = serde_json::to_string_pretty(&plan).expect("our own types have string keys");
-        return Ok(Outcome::done(json));
+        return Ok(Outcome::done(show::json(&plan)));
     }
     let archive = context.archive()?;
     let next = format!(

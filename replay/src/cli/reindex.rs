@@ -1,7 +1,7 @@
 //! `pitr reindex`: the one command beside `prune` that needs the right to write.
 
 use super::error::CliError;
-use super::{Context, Outcome};
+use super::{Context, Outcome, show};
 use crate::catalog::Reindexed;
 use proto::store::{Access, url};
 
@@ -9,7 +9,7 @@ use proto::store::{Access, url};
 const TOLD_EVERY: u64 = 100;
 
 pub(super) async fn run(context: &Context) -> Result<Outcome, CliError> {
-    let oplog = super::mongodb::open(context).await?;
+    let oplog = context.oplog().await?;
     let writable = url::open(context.archive()?, Access::ReadWrite).await?;
     let told = |done: u64, all: u64| {
         if done.is_multiple_of(TOLD_EVERY) {
@@ -20,11 +20,7 @@ pub(super) async fn run(context: &Context) -> Result<Outcome, CliError> {
         Some(archive) => archive.reindex(&*writable, told).await?,
         None => context.catalog().await?.reindex(&*writable, told).await?,
     };
-    Ok(Outcome::done(if context.global.json {
-        serde_json::to_string_pretty(&done).expect("our own types have string keys")
-    } else {
-        text(&done)
-    }))
+    Ok(Outcome::done(if context.global.json { show::json(&done) } else { text(&done) }))
 }
 
 pub(super) fn text(done: &Reindexed) -> String {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::args::RestoreArgs;
 use super::error::{CliError, Code};
 use super::interrupt::Interrupt;
-use super::{Context, Outcome, plan};
+use super::{Context, Outcome, plan, show};
 use crate::plan::{Plan, Wanted, make};
 use crate::target::postgres::{RestoreError, RestoreOptions, Then, begun_before, restore};
 use crate::target::progress;
@@ -28,11 +28,7 @@ pub(super) async fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome
     let progress = progress::for_stderr();
     progress.say(plan.summary().trim_end());
     let report = Box::pin(restore(&plan, options, &*progress, interrupt.token())).await?;
-    let output = if json {
-        serde_json::to_string_pretty(&report).expect("our own types have string keys")
-    } else {
-        report.text()
-    };
+    let output = if json { show::json(&report) } else { report.text() };
     let failed: Vec<&str> =
         report.checks.iter().filter(|check| !check.ok).map(|check| check.what.as_str()).collect();
     let error = (!failed.is_empty()).then(|| {

@@ -7,6 +7,11 @@ use comfy_table::{ContentArrangement, Table, presets};
 use super::error::{CliError, Code};
 use proto::timestamp::Timestamp;
 
+/// Pretty JSON.
+pub(super) fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string_pretty(value).expect("our own types have string keys")
+}
+
 /// UTC, to the second: `2026-11-20 14:19:47Z`.
 pub(super) fn time(at: Timestamp) -> String {
     let text = at.to_string();

@@ -2,7 +2,8 @@
 
 use std::ffi::OsString;
 
-use super::{Code, Parsed, list, parse, status, verify};
+use super::status::postgres as status;
+use super::{Code, Parsed, list, parse, verify};
 use crate::fixture::{Archive, at, sealed, size, whole};
 use crate::verify::{Options, Progress};
 use proto::postgres::lsn::Lsn;

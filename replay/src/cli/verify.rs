@@ -7,7 +7,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::args::VerifyArgs;
 use super::error::{CliError, Code};
-use super::{Context, Outcome};
+use super::{Context, Outcome, show};
+use crate::catalog::CatalogError;
 use crate::verify::{Options, Progress, Report, verify};
 use proto::position::ByteCount;
 
@@ -17,24 +18,36 @@ const PRINTED_EVERY: Duration = Duration::from_secs(15);
 
 pub(super) async fn run(context: &Context, args: &VerifyArgs) -> Result<Outcome, CliError> {
     let catalog = context.catalog().await?;
-    let (options, progress) = (Options { read_data: args.read_data }, Progress::default());
-    let report = {
-        let work = verify(&catalog, options, &progress);
-        tokio::select! {
-            report = work => report?,
-            never = show(&progress, context.terminal) => match never {},
-        }
+    let progress = Progress::default();
+    let work = verify(&catalog, args.options(), &progress);
+    told(context, args, &catalog.address(), &progress, work).await
+}
+
+impl VerifyArgs {
+    pub(super) const fn options(&self) -> Options {
+        Options { read_data: self.read_data }
+    }
+}
+
+/// Shows how far `work` is, and then what it found.
+pub(super) async fn told(
+    context: &Context,
+    args: &VerifyArgs,
+    address: &str,
+    progress: &Progress,
+    work: impl Future<Output = Result<Report, CatalogError>>,
+) -> Result<Outcome, CliError> {
+    let report = tokio::select! {
+        report = work => report?,
+        never = draw(progress, context.terminal) => match never {},
     };
-    let output = if context.global.json {
-        serde_json::to_string_pretty(&report).expect("our own types have string keys")
-    } else {
-        text(&report, args.read_data)
-    };
-    Ok(Outcome { output, error: findings(&report, &catalog.address()) })
+    let output =
+        if context.global.json { show::json(&report) } else { text(&report, args.read_data) };
+    Ok(Outcome { output, error: findings(&report, address) })
 }
 
 /// Findings are an error of their own.
-pub(super) fn findings(report: &Report, address: &str) -> Option<CliError> {
+fn findings(report: &Report, address: &str) -> Option<CliError> {
     (!report.findings.is_empty()).then(|| {
         let what = format!("{} findings in {address}", report.findings.len());
         CliError::new(
@@ -47,7 +60,7 @@ pub(super) fn findings(report: &Report, address: &str) -> Option<CliError> {
 
 /// A bar on a terminal, a line now and then elsewhere; on the standard error, for the standard
 /// output is the report's.
-pub(super) async fn show(progress: &Progress, terminal: bool) -> std::convert::Infallible {
+async fn draw(progress: &Progress, terminal: bool) -> std::convert::Infallible {
     let bar = if terminal { ProgressBar::new(0) } else { ProgressBar::hidden() };
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} objects  {msg}  {eta} left");
     bar.set_style(style.expect("a template of ours"));

@@ -24,7 +24,7 @@ use proto::position::Epoch;
 use proto::segment::{Engine, Watermark};
 use proto::store::{Store, list_all};
 
-use super::load::{bases, choose, ledger};
+use super::load::{bases, choose, ledger, patient};
 use super::{CatalogError, Damage};
 
 /// MongoDB's log has one epoch.
@@ -76,6 +76,14 @@ impl Stored {
 }
 
 impl OplogArchive {
+    /// Opens the archive at `address`, for reading only; `None` when it is another engine's.
+    ///
+    /// # Errors
+    /// When there is no archive there, or it cannot be read.
+    pub async fn open(address: &str, lineage: Option<u32>) -> Result<Option<Self>, CatalogError> {
+        Self::read(patient(address).await?, lineage).await
+    }
+
     /// Reads the archive in `store`; `None` when it is not wholly MongoDB's: one that calls itself so
     /// without saying which set it is of belongs to nobody.
     ///

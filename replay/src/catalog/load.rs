@@ -174,7 +174,7 @@ pub(super) async fn bases(
                 damage.push(Damage { key, detail });
             }
             Ok(None) => unfinished.push(id),
-            Err(error) => damage.push(Damage { key, detail: describe(&error) }),
+            Err(error) => damage.push(Damage::of(key, &error.into())),
         }
     }
     bases.sort_by_key(|base| {

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::load::{REQUESTS_AT_ONCE, describe};
+use super::load::REQUESTS_AT_ONCE;
 use super::{CatalogError, Damage};
 use proto::archive::ArchiveError;
 use proto::archive::chain::{self, Chain, Prefix};
@@ -174,7 +174,7 @@ async fn read_chains(
             Ok(Followed::Chain(Prefix { chain, broken })) => {
                 if let Some(error) = broken {
                     let found = damaged(error.into())?;
-                    log.broken.insert(id.number, format!("{}: {}", found.key, found.detail));
+                    log.broken.insert(id.number, found.to_string());
                     damage.push(found);
                 }
                 if !chain.links.is_empty() {
@@ -265,5 +265,5 @@ fn damaged(error: CatalogError) -> Result<Damage, CatalogError> {
         }
         _ => return Err(error),
     };
-    Ok(Damage { key, detail: describe(&error) })
+    Ok(Damage::of(key, &error))
 }

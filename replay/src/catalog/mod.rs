@@ -5,6 +5,7 @@
 //! it and left out of what can be restored. Nothing is written, so a crash leaves nothing.
 
 mod about;
+mod damage;
 mod error;
 mod patient;
 mod load;
@@ -19,6 +20,8 @@ mod view;
 pub mod mongodb;
 
 pub use about::{About, Writer};
+pub use damage::Damage;
+pub(crate) use damage::wrong_with;
 pub use end::{Commit, LogEnd, Window};
 pub use error::CatalogError;
 pub(crate) use load::describe;
@@ -67,13 +70,6 @@ pub struct Catalog {
 #[derive(Debug, Clone)]
 pub struct Base {
     pub complete: Complete,
-}
-
-/// Something in the archive that is not as it should be.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Damage {
-    pub key: String,
-    pub detail: String,
 }
 
 /// A stretch of log that is lost.

@@ -63,7 +63,7 @@ pub(super) async fn collect(catalog: &Catalog) -> Result<Listing, CliError> {
         windows: windows.iter().map(ShownWindow::of).collect(),
         gaps: catalog.gaps().iter().map(ShownGap::of).collect(),
         timelines: numbers.into_iter().map(|timeline| shown(catalog, timeline)).collect(),
-        damaged: catalog.damage.iter().map(|d| format!("{}: {}", d.key, d.detail)).collect(),
+        damaged: catalog.damage.iter().map(ToString::to_string).collect(),
     })
 }
 

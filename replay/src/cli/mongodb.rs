@@ -205,7 +205,7 @@ pub(super) fn list(context: &Context, archive: &OplogArchive) -> Outcome {
         text.push_str(&format!("log from {} on: {count} segments, {stored}\n", first.first));
     }
     for damage in &archive.damage {
-        text.push_str(&format!("DAMAGED {}: {}\n", damage.key, damage.detail));
+        text.push_str(&format!("DAMAGED {damage}\n"));
     }
     Outcome::done(text)
 }

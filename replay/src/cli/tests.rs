@@ -4,9 +4,9 @@ use std::ffi::OsString;
 
 use super::status::postgres as status;
 use super::{Code, Parsed, list, parse, verify};
-use crate::fixture::{Archive, at, sealed, size, whole};
+use crate::fixture::{Archive, LINEAGE, ONE, at, sealed, size, whole};
 use crate::verify::{Options, Progress};
-use proto::postgres::lsn::Lsn;
+use proto::postgres::lsn::{Lsn, SegmentId};
 
 fn words(line: &str) -> Vec<OsString> {
     line.split(' ').map(OsString::from).collect()
@@ -159,6 +159,33 @@ async fn a_segment_that_is_on_its_way_takes_no_protection_and_one_that_stays_awa
     assert_eq!(late.reason.as_deref(), Some("the log has a hole, and no base follows"));
 }
 
+/// Tails whose data, whose header is damaged, one that is lost, a base and an entry of the ledger.
+#[tokio::test]
+async fn what_is_damaged_is_told_with_its_key_once() {
+    let tail = |seq| LINEAGE.tail(&SegmentId { timeline: ONE, number: 6 }.name(size()), seq);
+    for harmed in ["data", "header", "lost"] {
+        let (archive, _) = whole().await;
+        match harmed {
+            "data" => archive.damage(&tail(1), 245),
+            "header" => archive.damage(&tail(1), 20),
+            _ => archive.remove(&tail(0)),
+        }
+        archive.put(&LINEAGE.base_complete("torn"), b"{".to_vec()).await;
+        archive.put(&LINEAGE.ledger_entry(2), b"{".to_vec()).await;
+        let keys = [tail(1), LINEAGE.base_complete("torn"), LINEAGE.ledger_entry(2)];
+        let texts = [status_of(&archive, 130).await, list_of(&archive).await];
+        let (catalog, progress) = (archive.catalog().await, Progress::default());
+        let report = crate::verify::verify(&catalog, Options::default(), &progress).await;
+        let verified = verify::text(&report.expect("readable"), false);
+        let texts = texts.into_iter().chain([verified]);
+        for text in texts {
+            for key in &keys {
+                assert_eq!(text.matches(key.as_str()).count(), 1, "{harmed}: {key} in {text}");
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn status_without_a_base() {
     let archive = Archive::begun(2).await;
@@ -183,13 +210,17 @@ async fn status_as_json_has_what_is_promised() {
     }
 }
 
+async fn list_of(archive: &Archive) -> String {
+    let listing = list::collect(&archive.catalog().await).await.expect("readable");
+    shown(archive, &list::text(&listing, false))
+}
+
 #[tokio::test]
 async fn list_in_plain_columns() {
     let (archive, _) = whole().await;
     archive.remove(&sealed(5));
     archive.gap(size().start_of(5), size().start_of(6)).await;
-    let listing = list::collect(&archive.catalog().await).await.expect("readable");
-    insta::assert_snapshot!(shown(&archive, &list::text(&listing, false)), @"
+    insta::assert_snapshot!(list_of(&archive).await, @"
     archive /archive  lineage 1
 
     RESTORABLE

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
-use crate::catalog::{Catalog, CatalogError};
+use crate::catalog::{Catalog, CatalogError, wrong_with};
 use proto::archive::ArchiveError;
 use proto::postgres::lsn::SegmentId;
 use proto::segment::Hash;
@@ -134,7 +134,6 @@ pub async fn verify(
 
 /// Damage of one object becomes a finding; a store that fails ends the verification.
 fn finding(key: &str, error: CatalogError) -> Result<Finding, CatalogError> {
-    use crate::catalog::describe;
     use proto::store::Class;
     let (kind, expected) = match (&error, error.class()) {
         (CatalogError::Misplaced { .. }, _) => (Kind::Misplaced, "what its name says"),
@@ -145,8 +144,8 @@ fn finding(key: &str, error: CatalogError) -> Result<Finding, CatalogError> {
         (_, Class::Damaged) => (Kind::Damaged, "bytes that match their checksums"),
         _ => return Err(error),
     };
-    let (key, expected) = (key.to_owned(), expected.to_owned());
-    Ok(Finding { key, kind, expected, found: describe(&error) })
+    let found = wrong_with(key, &error);
+    Ok(Finding { key: key.to_owned(), kind, expected: expected.to_owned(), found })
 }
 
 #[cfg(test)]

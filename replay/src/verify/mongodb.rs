@@ -10,11 +10,11 @@ use proto::archive::base::Complete;
 use proto::archive::layout::SegmentName;
 use proto::mongodb::{Documents, OplogTs, Order, Record};
 use proto::segment::{Hash, read_frames};
-use proto::store::{Key, Range};
+use proto::store::{Class, Key, Range};
 
 use super::{Finding, Kind, Options, Progress, Report, SMALL_AT_ONCE};
-use crate::catalog::CatalogError;
 use crate::catalog::mongodb::{OplogArchive, Segment, Stored};
+use crate::catalog::{CatalogError, describe, wrong_with};
 
 /// Checks an archive.
 ///
@@ -57,13 +57,13 @@ fn key_of(archive: &OplogArchive, first: OplogTs) -> String {
 }
 
 fn of_error(key: String, error: &CatalogError) -> Result<Finding, CatalogError> {
-    let detail = crate::catalog::describe(error);
     let kind = match error.class() {
-        proto::store::Class::Absent => Kind::Missing,
-        proto::store::Class::Damaged => Kind::Damaged,
-        _ => return Err(CatalogError::Stopped { detail }),
+        Class::Absent => Kind::Missing,
+        Class::Damaged => Kind::Damaged,
+        _ => return Err(CatalogError::Stopped { detail: describe(error) }),
     };
-    Ok(Finding { key, kind, expected: "a whole segment".to_owned(), found: detail })
+    let found = wrong_with(&key, error);
+    Ok(Finding { key, kind, expected: "a whole segment".to_owned(), found })
 }
 
 /// Each segment, and that it continues the one before it, but where the ledger tells of a gap.

@@ -38,6 +38,8 @@ async fn a_flipped_byte_in_a_segment_is_found_when_its_bytes_are_read() {
     assert_eq!(findings(&archive, false).await, [], "the footer is whole");
     let found = findings(&archive, true).await;
     assert_eq!(told(&found), [(Kind::Damaged, sealed(3).as_str())]);
+    // The key stands in front of it.
+    assert!(found[0].found.starts_with("it is not readable: "), "{found:?}");
 }
 
 #[tokio::test]

@@ -144,7 +144,7 @@ impl<P: Display, W, B, M> Status<P, W, B, M> {
             bases: found.bases,
             writer: about.writer(),
             tail_objects: found.tail_objects,
-            damaged: about.damage.iter().map(|d| format!("{}: {}", d.key, d.detail)).collect(),
+            damaged: about.damage.iter().map(ToString::to_string).collect(),
         }
     }
 

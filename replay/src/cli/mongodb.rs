@@ -3,7 +3,6 @@
 //! Enters: the same flags as for other engines. Leaves: the same words, with timestamps of the oplog
 //! in place of positions.
 
-use jiff::tz::TimeZone;
 use serde_json::json;
 
 use proto::mongodb::OplogTs;
@@ -13,11 +12,10 @@ use proto::timestamp::Timestamp;
 use super::args::{RestoreArgs, TargetArgs, VerifyArgs};
 use super::error::{CliError, Code};
 use super::interrupt::Interrupt;
-use super::plan::{ask, quoted};
+use super::plan::{ask, beside, quoted, time};
 use super::{Context, Outcome, show};
 use crate::catalog::mongodb::OplogArchive;
 use crate::find::mongodb::{FindError, Request, Target};
-use crate::find::time_input::{self, Here, TimeInputError};
 use crate::plan::mongodb::{OplogPlan, OplogPlanError, Wanted, make};
 use crate::target::mongodb::{Into, ReplayError, restore};
 use crate::target::progress;
@@ -30,15 +28,7 @@ pub(super) async fn plan(
 ) -> Result<Outcome, CliError> {
     let wanted = wanted(args, context.now())?;
     let plan = make(archive, &wanted, context.now()).await?;
-    if context.global.json {
-        return Ok(Outcome::done(show::json(&plan)));
-    }
-    let next = format!(
-        "next       pitr restore --archive {} {} --into DIR\n",
-        quoted(context.archive()?),
-        wanted.asked
-    );
-    Ok(Outcome::done(plan.summary() + &next))
+    super::plan::told(context, &plan, plan.summary(), &wanted.asked)
 }
 
 pub(super) async fn restore_into(
@@ -125,15 +115,7 @@ fn wanted(args: &TargetArgs, now: Timestamp) -> Result<Wanted, CliError> {
         Target::Name(name) => format!("--at-name {}", quoted(name)),
         Target::Latest => "--latest".to_owned(),
     };
-    if args.exclusive {
-        asked.push_str(" --exclusive");
-    }
-    if let Some(candidate) = args.candidate {
-        asked.push_str(&format!(" --candidate {candidate}"));
-    }
-    if let Some(base) = &args.base {
-        asked.push_str(&format!(" --base {}", quoted(base)));
-    }
+    asked.push_str(&beside(args));
     let request = Request { target, exclusive: args.exclusive, candidate: args.candidate };
     Ok(Wanted { request, asked, base: args.base.clone() })
 }
@@ -146,15 +128,8 @@ fn moment(text: &str, now: Timestamp) -> Result<Target, CliError> {
     let plain = text.trim();
     let iso = plain.strip_prefix("ISODate(").and_then(|rest| rest.strip_suffix(')'));
     let plain = iso.map_or(plain, |quoted| quoted.trim_matches(['"', '\'']));
-    let here = Here { now, local: TimeZone::system() };
-    let read = time_input::parse(plain, &here);
-    let time = read.or_else(|error: TimeInputError| {
-        ask(&error).ok_or_else(|| {
-            let next = "write the zone: 2026-11-20T14:20:00Z, or a timestamp of the oplog: T,I";
-            CliError::new(Code::Target, error.to_string(), next)
-        })
-    })?;
-    Ok(Target::Time(time))
+    let next = "write the zone: 2026-11-20T14:20:00Z, or a timestamp of the oplog: T,I";
+    Ok(Target::Time(time(plain, now, ask, next)?))
 }
 
 /// `pitr list`: bases, and the log.

@@ -6,6 +6,7 @@
 use std::io::{BufRead, IsTerminal, Write};
 
 use jiff::tz::TimeZone;
+use serde::Serialize;
 
 use super::args::TargetArgs;
 use super::error::{CliError, Code};
@@ -20,16 +21,22 @@ use proto::timestamp::Timestamp;
 pub(super) async fn run(context: &Context, args: &TargetArgs) -> Result<Outcome, CliError> {
     let wanted = wanted(args, context.now(), ask)?;
     let plan = interruptible(planned(context, &wanted)).await?;
+    told(context, &plan, plan.summary(), &again(args, &wanted))
+}
+
+/// A plan, and the command that restores by it: `again` asks for the same moment.
+pub(super) fn told(
+    context: &Context,
+    plan: &impl Serialize,
+    summary: String,
+    again: &str,
+) -> Result<Outcome, CliError> {
     if context.global.json {
-        return Ok(Outcome::done(show::json(&plan)));
+        return Ok(Outcome::done(show::json(plan)));
     }
-    let archive = context.archive()?;
-    let next = format!(
-        "next       pitr restore --archive {} {} --into DIR\n",
-        quoted(archive),
-        again(args, &wanted)
-    );
-    Ok(Outcome::done(plan.summary() + &next))
+    let archive = quoted(context.archive()?);
+    let next = format!("next       pitr restore --archive {archive} {again} --into DIR\n");
+    Ok(Outcome::done(summary + &next))
 }
 
 /// The plan for what is wanted.
@@ -46,7 +53,8 @@ pub(super) fn wanted(
     ask: impl FnOnce(&TimeInputError) -> Option<Timestamp>,
 ) -> Result<Wanted, CliError> {
     let target = if let Some(text) = &args.at {
-        Target::Time(time(text, now, ask)?)
+        let next = "write the zone: 2026-11-20T14:20:00Z, \"2026-11-20 14:20 +01:00\"";
+        Target::Time(time(text, now, ask, next)?)
     } else if let Some(text) = &args.at_lsn {
         Target::Lsn(text.parse().map_err(|error: proto::postgres::lsn::NameError| {
             CliError::new(Code::Target, error.to_string(), "write it like 16/B374D848")
@@ -79,17 +87,16 @@ pub(super) fn wanted(
     Ok(Wanted { request, asked, base, timeline })
 }
 
-fn time(
+/// A time; `next` is told where there is no reading it.
+pub(super) fn time(
     text: &str,
     now: Timestamp,
     ask: impl FnOnce(&TimeInputError) -> Option<Timestamp>,
+    next: &str,
 ) -> Result<Timestamp, CliError> {
     let here = Here { now, local: TimeZone::system() };
     time_input::parse(text, &here).or_else(|error| {
-        ask(&error).ok_or_else(|| {
-            let next = "write the zone: 2026-11-20T14:20:00Z, \"2026-11-20 14:20 +01:00\"";
-            CliError::new(Code::Target, error.to_string(), next)
-        })
+        ask(&error).ok_or_else(|| CliError::new(Code::Target, error.to_string(), next))
     })
 }
 
@@ -120,6 +127,16 @@ fn again(args: &TargetArgs, wanted: &Wanted) -> String {
         Target::Name(name) => format!("--at-name {}", quoted(name)),
         Target::Latest => "--latest".to_owned(),
     };
+    words.push_str(&beside(args));
+    if let Some(timeline) = args.timeline {
+        words.push_str(&format!(" --timeline {timeline}"));
+    }
+    words
+}
+
+/// The flags beside the moment that every engine has.
+pub(super) fn beside(args: &TargetArgs) -> String {
+    let mut words = String::new();
     if args.exclusive {
         words.push_str(" --exclusive");
     }
@@ -128,9 +145,6 @@ fn again(args: &TargetArgs, wanted: &Wanted) -> String {
     }
     if let Some(base) = &args.base {
         words.push_str(&format!(" --base {}", quoted(base)));
-    }
-    if let Some(timeline) = args.timeline {
-        words.push_str(&format!(" --timeline {timeline}"));
     }
     words
 }

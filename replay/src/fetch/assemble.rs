@@ -35,14 +35,14 @@ async fn segment(
     let size = plan.segment_size();
     let id = SegmentId::parse(&planned.name, size)
         .map_err(|_| FetchError::NotInPlan { name: planned.name.clone() })?;
-    let raw = read_planned(store, Lineage(plan.lineage), planned, size).await?;
+    let raw = read_planned(store, Lineage(plan.head.lineage), planned, size).await?;
     let served = plan.end.lsn.since(id.start(size)).0;
     let served = usize::try_from(served).map_or(raw.len(), |served| served.min(raw.len()));
     Ok(padded(raw.slice(..served), size))
 }
 
 async fn history(store: &dyn Store, plan: &Plan, timeline: Timeline) -> Result<Bytes, FetchError> {
-    let raw = store.get(&Lineage(plan.lineage).history(timeline), Range::All).await?;
+    let raw = store.get(&Lineage(plan.head.lineage).history(timeline), Range::All).await?;
     // Recovery would take an empty or torn one for a timeline without ancestors.
     History::parse(timeline, raw.clone())
         .map_err(|e| FetchError::History { timeline, detail: e.to_string() })?;

@@ -96,8 +96,11 @@ fn load(path: &Path) -> Result<Plan, FetchError> {
     let bad = |detail: String| FetchError::Plan { path: path.to_owned(), detail };
     let bytes = std::fs::read(path).map_err(|e| bad(e.to_string()))?;
     let plan = Plan::decode(&bytes).map_err(|e| bad(e.to_string()))?;
-    if plan.format != PLAN_FORMAT {
-        return Err(bad(format!("format {}, and this program reads {PLAN_FORMAT}", plan.format)));
+    if plan.head.format != PLAN_FORMAT {
+        return Err(bad(format!(
+            "format {}, and this program reads {PLAN_FORMAT}",
+            plan.head.format
+        )));
     }
     // Without a segment everything would be "beyond", and recovery would end at once.
     if plan.segment_ids().count() == 0 {
@@ -133,7 +136,7 @@ fn fetch_here(plan: &Plan, name: &str) -> Result<Option<Bytes>, FetchError> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     runtime.block_on(async {
-        let store = proto::store::url::open(&plan.archive, Access::ReadOnly).await?;
+        let store = proto::store::url::open(&plan.head.archive, Access::ReadOnly).await?;
         assemble::file(&PatientStore::new(store, ATTEMPTS), plan, name).await
     })
 }

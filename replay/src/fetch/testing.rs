@@ -15,7 +15,8 @@ use proto::store::{Access, Body, Put, Store};
 use proto::timestamp::Timestamp;
 
 use crate::plan::{
-    FetchBytes, FrozenEnd, PLAN_FORMAT, Plan, PlannedBase, PlannedSegment, PlannedTarget, Source,
+    FetchBytes, FrozenEnd, Head, PLAN_FORMAT, Plan, PlannedBase, PlannedSegment, PlannedTarget,
+    Source,
 };
 
 pub(crate) const LINEAGE: Lineage = Lineage(1);
@@ -126,23 +127,25 @@ pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
 fn empty_plan(root: &Path, size: SegmentSize) -> Plan {
     let zero = Timestamp(0);
     Plan {
-        format: PLAN_FORMAT,
-        program: "pitr test".to_owned(),
-        made: zero,
-        archive: root.display().to_string(),
-        lineage: LINEAGE.0,
-        identity: Identity {
-            format: FORMAT_VERSION,
-            engine: Engine::Postgresql,
-            cluster: "7000000000000000001".to_owned(),
-            created: zero,
-            postgres: Some(PostgresIdentity {
-                segment_bytes: size,
-                version_num: 150_000,
-                first: Lsn(0),
-                first_timeline: Timeline(1),
-            }),
-            mongodb: None,
+        head: Head {
+            format: PLAN_FORMAT,
+            program: "pitr test".to_owned(),
+            made: zero,
+            archive: root.display().to_string(),
+            lineage: LINEAGE.0,
+            identity: Identity {
+                format: FORMAT_VERSION,
+                engine: Engine::Postgresql,
+                cluster: "7000000000000000001".to_owned(),
+                created: zero,
+                postgres: Some(PostgresIdentity {
+                    segment_bytes: size,
+                    version_num: 150_000,
+                    first: Lsn(0),
+                    first_timeline: Timeline(1),
+                }),
+                mongodb: None,
+            },
         },
         base: PlannedBase {
             id: "b".to_owned(),

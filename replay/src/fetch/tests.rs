@@ -160,7 +160,7 @@ async fn an_unreadable_plan_or_archive_is_doubt() {
     assert_eq!(case.fetch(&case.archive.name(6)).await, 1, "the plan alone proves this");
     let plan = case.work.join(PLAN_FILE);
     let mut newer = case.archive.plan.clone();
-    newer.format += 1;
+    newer.head.format += 1;
     let mut empty = case.archive.plan.clone();
     empty.segments.clear();
     for bytes in [newer.encode(), empty.encode(), b"{}".to_vec(), Vec::new()] {

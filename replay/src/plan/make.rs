@@ -7,8 +7,8 @@ use proto::postgres::lsn::{Lsn, SegmentId, Timeline};
 use proto::timestamp::Timestamp;
 
 use super::{
-    FetchBytes, FrozenEnd, PLAN_FORMAT, Plan, PlanError, PlannedBase, PlannedSegment,
-    PlannedTarget, damaged, settings,
+    FetchBytes, FrozenEnd, Head, Plan, PlanError, PlannedBase, PlannedSegment, PlannedTarget,
+    damaged, settings,
 };
 use crate::catalog::read::source_of;
 use crate::catalog::{ArchiveView, Base, Catalog, LogPath, LogRange};
@@ -157,12 +157,7 @@ async fn build(
     }
     let log_kept = (segments.len() as u64).saturating_mul(catalog.segment_size().bytes());
     Ok(Plan {
-        format: PLAN_FORMAT,
-        program: concat!("pitr ", env!("CARGO_PKG_VERSION")).to_owned(),
-        made: now,
-        archive: catalog.address(),
-        lineage: catalog.lineage.0,
-        identity: catalog.identity.clone(),
+        head: Head::of(&catalog.about(), now),
         base: planned(base),
         target: PlannedTarget {
             asked: wanted.asked.clone(),

@@ -10,38 +10,29 @@ mod damaged;
 mod error;
 mod make;
 mod settings;
+mod shared;
 mod summary;
 pub mod mongodb;
 
 pub use answer::Answer;
 pub use error::PlanError;
 pub use make::{Wanted, make};
+pub use shared::{FetchBytes, Head, PLAN_FORMAT};
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::Commit;
-use proto::archive::identity::Identity;
 use proto::postgres::lsn::{Lsn, SegmentId, SegmentSize, Timeline};
 use proto::segment::Hash;
 use proto::timestamp::Timestamp;
 
-/// The version of the plan's own JSON.
-pub const PLAN_FORMAT: u32 = 1;
-
 /// Everything a restore needs to know.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
-    pub format: u32,
-    /// `pitr 0.1.0`.
-    pub program: String,
-    /// By this machine's clock: for people only.
-    pub made: Timestamp,
-    /// The archive's address, without secrets.
-    pub archive: String,
-    pub lineage: u32,
-    pub identity: Identity,
+    #[serde(flatten)]
+    pub head: Head,
     pub base: PlannedBase,
     pub target: PlannedTarget,
     /// Where the archive ended when the plan was made; nothing beyond it is ever served.
@@ -50,7 +41,6 @@ pub struct Plan {
     pub segments: Vec<PlannedSegment>,
     /// Timelines whose history files recovery is given; every other one does not exist for it.
     pub histories: Vec<Timeline>,
-    /// Bytes to fetch from the store: base, log, together.
     pub fetch: FetchBytes,
     /// Bytes that the target folder needs: the base unpacked, and the log of two checkpoints.
     pub disk_bytes: u64,
@@ -131,22 +121,13 @@ pub enum Source {
     Tails { raw_bytes: u64, hash: Hash, last_seq: u64, objects: u64 },
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FetchBytes {
-    pub base: u64,
-    pub log: u64,
-}
-
-impl FetchBytes {
-    pub const fn total(self) -> u64 {
-        self.base.saturating_add(self.log)
-    }
-}
-
 impl Plan {
     /// The WAL segment size of the cluster.
     pub fn segment_size(&self) -> SegmentSize {
-        self.identity.postgres().map_or(SegmentSize::DEFAULT, |postgres| postgres.segment_bytes)
+        self.head
+            .identity
+            .postgres()
+            .map_or(SegmentSize::DEFAULT, |postgres| postgres.segment_bytes)
     }
 
     /// The planned segments with their parsed names, in order.

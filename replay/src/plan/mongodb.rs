@@ -5,29 +5,20 @@
 
 use serde::{Deserialize, Serialize};
 
-use proto::archive::identity::Identity;
+use proto::archive::base::Complete;
 use proto::mongodb::{OpTime, OplogTs};
-use proto::position::ByteCount;
 use proto::timestamp::Timestamp;
 
-use super::FetchBytes;
+use super::shared::{FetchBytes, Head, Summary};
 use crate::catalog::CatalogError;
 use crate::catalog::mongodb::OplogArchive;
 use crate::find::mongodb::{Commit, FindError, Request, resolve};
 
-/// The version of the plan's own JSON.
-const PLAN_FORMAT: u32 = 1;
-
 /// Everything a restore needs to know.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OplogPlan {
-    pub format: u32,
-    pub program: String,
-    /// By this machine's clock: for people only.
-    pub made: Timestamp,
-    pub archive: String,
-    pub lineage: u32,
-    pub identity: Identity,
+    #[serde(flatten)]
+    pub head: Head,
     pub base: PlannedBase,
     pub target: PlannedTarget,
     /// By their first entries, in order.
@@ -114,12 +105,7 @@ pub async fn make(
     }
     let log = segments.iter().map(|segment| segment.stored.bytes()).sum();
     Ok(OplogPlan {
-        format: PLAN_FORMAT,
-        program: concat!("pitr ", env!("CARGO_PKG_VERSION")).to_owned(),
-        made: now,
-        archive: archive.address(),
-        lineage: archive.lineage.0,
-        identity: archive.identity.clone(),
+        head: Head::of(&archive.about(), now),
         base: PlannedBase {
             id: base.id.clone(),
             start,
@@ -147,8 +133,8 @@ fn choose<'a>(
     archive: &'a OplogArchive,
     wanted: &Wanted,
     until: OplogTs,
-) -> Result<&'a proto::archive::base::Complete, OplogPlanError> {
-    let too_early = |base: &proto::archive::base::Complete| {
+) -> Result<&'a Complete, OplogPlanError> {
+    let too_early = |base: &Complete| {
         let (stop, base) = (base.mongodb().stop, base.id.clone());
         OplogPlanError::TooEarly { until, base, stop }
     };
@@ -159,7 +145,7 @@ fn choose<'a>(
         })?;
         return if base.mongodb().stop <= until { Ok(base) } else { Err(too_early(base)) };
     }
-    let leads = |base: &&proto::archive::base::Complete| base.mongodb().stop <= until;
+    let leads = |base: &&Complete| base.mongodb().stop <= until;
     let newest = archive.bases.iter().rev().find(leads);
     newest.ok_or_else(|| archive.bases.first().map_or(OplogPlanError::NoBase, too_early))
 }
@@ -167,39 +153,29 @@ fn choose<'a>(
 impl OplogPlan {
     /// What a person is shown before it is done.
     pub fn summary(&self) -> String {
-        let mut lines = vec![
-            format!("target     {}", self.target.asked),
-            format!("up to      {}, this entry included", self.target.until),
-        ];
-        if let Some(kept) = &self.target.last_kept {
-            lines.push(format!("last kept  {kept}"));
-        }
-        if let Some(left) = &self.target.first_left_out {
-            lines.push(format!("left out   {left}"));
-        }
-        let base = &self.base;
-        let (id, finished, version) = (&base.id, base.finished, &base.version);
-        lines.push(format!("base       {id} (finished {finished}, MongoDB {version})"));
-        let count = self.segments.len();
-        let counted = if count == 1 { "1 segment".to_owned() } else { format!("{count} segments") };
-        lines.push(format!("log        {counted}, from {} on", base.start.ts));
-        lines.push(format!(
-            "fetch      {} ({} base, {} log)",
-            ByteCount(self.fetch.total()),
-            ByteCount(self.fetch.base),
-            ByteCount(self.fetch.log)
-        ));
-        lines.push(format!(
-            "archive    {}  lineage {}  replica set {}",
-            self.archive, self.lineage, self.identity.cluster
-        ));
-        lines.extend(self.warnings.iter().map(|warning| format!("note       {warning}")));
-        lines.join("\n") + "\n"
+        let (target, base) = (&self.target, &self.base);
+        let summary = Summary {
+            head: &self.head,
+            asked: &target.asked,
+            stop: format!("up to      {}, this entry included", target.until),
+            last_kept: target.last_kept.map(|kept| kept.to_string()),
+            left_out: target.first_left_out.map(|left| left.to_string()),
+            base: &base.id,
+            finished: base.finished,
+            server: format!("MongoDB {}", base.version),
+            segments: self.segments.len(),
+            log: format!("from {} on", base.start.ts),
+            fetch: self.fetch,
+            disk: None,
+            kind: "replica set",
+            warnings: &self.warnings,
+        };
+        summary.text()
     }
 
     /// What tells this restore from another one.
     pub fn what(&self) -> String {
-        let Self { archive, lineage, base, target, .. } = self;
-        format!("{archive} lineage {lineage} base {} up to {}", base.id, target.until)
+        let (Head { archive, lineage, .. }, id) = (&self.head, &self.base.id);
+        format!("{archive} lineage {lineage} base {id} up to {}", self.target.until)
     }
 }

@@ -2,62 +2,49 @@
 
 use proto::position::ByteCount;
 
+use super::shared::Summary;
 use super::{Plan, PlannedSegment};
+use crate::catalog::Commit;
 
 impl Plan {
     /// What a person is shown before it is done.
     pub fn summary(&self) -> String {
-        let target = &self.target;
+        let (target, base) = (&self.target, &self.base);
         let side = if target.inclusive { "after" } else { "before" };
-        let mut lines = vec![
-            format!("target     {}", target.asked),
-            format!(
+        let damaged = if base.damaged { ", DAMAGED" } else { "" };
+        let summary = Summary {
+            head: &self.head,
+            asked: &target.asked,
+            stop: format!(
                 "stops      {side} the record at {} on timeline {}",
                 target.lsn, target.timeline
             ),
-        ];
-        let commit = |commit: &crate::catalog::Commit| {
-            let xid = commit.xid.map_or("unknown".to_owned(), |xid| xid.to_string());
-            format!("transaction {xid} at {} (LSN {})", commit.time, commit.start)
+            last_kept: target.last_kept.as_ref().map(shown),
+            left_out: target.first_left_out.as_ref().map(shown),
+            base: &base.id,
+            finished: base.finished,
+            server: format!("PostgreSQL {}{damaged}", base.version_num / 10_000),
+            segments: self.segments.len(),
+            log: self.log(),
+            fetch: self.fetch,
+            disk: Some(format!("{} and what the database grows by", ByteCount(self.disk_bytes))),
+            kind: "cluster",
+            warnings: &self.warnings,
         };
-        if let Some(kept) = &target.last_kept {
-            lines.push(format!("last kept  {}", commit(kept)));
-        }
-        if let Some(left) = &target.first_left_out {
-            lines.push(format!("left out   {}", commit(left)));
-        }
-        let base = &self.base;
-        let damaged = if base.damaged { ", DAMAGED" } else { "" };
-        lines.push(format!(
-            "base       {} (finished {}, PostgreSQL {}{damaged})",
-            base.id,
-            base.finished,
-            base.version_num / 10_000
-        ));
-        lines.push(self.log_line());
-        lines.push(format!(
-            "fetch      {} ({} base, {} log); disk {} and what the database grows by",
-            ByteCount(self.fetch.total()),
-            ByteCount(self.fetch.base),
-            ByteCount(self.fetch.log),
-            ByteCount(self.disk_bytes)
-        ));
-        lines.push(format!(
-            "archive    {}  lineage {}  cluster {}",
-            self.archive, self.lineage, self.identity.cluster
-        ));
-        lines.extend(self.warnings.iter().map(|warning| format!("note       {warning}")));
-        lines.join("\n") + "\n"
+        summary.text()
     }
 
-    fn log_line(&self) -> String {
+    fn log(&self) -> String {
         let name = |segment: Option<&PlannedSegment>| {
             segment.map_or_else(String::new, |segment| segment.name.clone())
         };
         let (first, last) = (name(self.segments.first()), name(self.segments.last()));
-        let count = self.segments.len();
-        let counted = if count == 1 { "1 segment" } else { &format!("{count} segments") };
-        let span = if count == 1 { first } else { format!("{first} to {last}") };
-        format!("log        {counted}, {span}; frozen at {}", self.end.lsn)
+        let span = if self.segments.len() == 1 { first } else { format!("{first} to {last}") };
+        format!("{span}; frozen at {}", self.end.lsn)
     }
+}
+
+fn shown(commit: &Commit) -> String {
+    let xid = commit.xid.map_or("unknown".to_owned(), |xid| xid.to_string());
+    format!("transaction {xid} at {} (LSN {})", commit.time, commit.start)
 }

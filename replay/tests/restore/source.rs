@@ -63,9 +63,9 @@ impl Source {
         let size = cluster
             .value("postgres", "SELECT setting FROM pg_settings WHERE name = 'wal_segment_size'")?;
         let mut archive = Archive::new(&folder.path().join("archive"), size.parse()?).await;
-        archive.plan.identity.cluster = cluster.system_identifier()?.to_string();
+        archive.plan.head.identity.cluster = cluster.system_identifier()?.to_string();
         let number = cluster.value("postgres", "SHOW server_version_num")?.parse()?;
-        let identity = archive.plan.identity.postgres.as_mut().context("of PostgreSQL")?;
+        let identity = archive.plan.head.identity.postgres.as_mut().context("of PostgreSQL")?;
         identity.version_num = number;
         let mut source = Self { cluster, archive, folder, start: Lsn(0) };
         source.base(number, wishes).await?;
@@ -105,7 +105,7 @@ impl Source {
         base.finished = SystemClock::new().wall();
         let postgres = base.postgres.as_mut().context("a base of PostgreSQL's")?;
         postgres.version_num = version_num;
-        postgres.system_identifier = self.archive.plan.identity.cluster.clone();
+        postgres.system_identifier = self.archive.plan.head.identity.cluster.clone();
         postgres.timeline = Timeline(self.cluster.timeline()?);
         postgres.stop_timeline = postgres.timeline;
         (postgres.start, postgres.stop) = (lsn("Start-LSN")?, lsn("End-LSN")?);
@@ -117,7 +117,7 @@ impl Source {
         postgres.settings =
             settings.into_iter().map(|mut row| (row.remove(0), row.remove(0))).collect();
         self.start = postgres.start;
-        let identity = self.archive.plan.identity.clone();
+        let identity = self.archive.plan.head.identity.clone();
         let first = identity.postgres().map(|p| p.segment_bytes.floor(self.start));
         let mut identity = identity;
         if let (Some(postgres), Some(first)) = (identity.postgres.as_mut(), first) {

@@ -91,7 +91,8 @@ pub async fn restore(
     progress: &dyn Progress,
     interrupted: &CancellationToken,
 ) -> Result<Report, RestoreError> {
-    let opening = async { Ok(proto::store::url::open(&plan.archive, Access::ReadOnly).await?) };
+    let opening =
+        async { Ok(proto::store::url::open(&plan.head.archive, Access::ReadOnly).await?) };
     let store = unless(interrupted, opening).await?;
     Box::pin(restore_from(store, plan, &options, progress, interrupted)).await
 }
@@ -207,7 +208,7 @@ fn frozen(
 }
 
 async fn complete(store: &dyn Store, plan: &Plan) -> Result<Complete, RestoreError> {
-    let key = Lineage(plan.lineage).base_complete(&plan.base.id);
+    let key = Lineage(plan.head.lineage).base_complete(&plan.base.id);
     let bytes = store.get(&key, Range::All).await?;
     let base: Complete = proto::archive::from_json(&key, &bytes)?;
     let same = base.id == plan.base.id
@@ -252,7 +253,7 @@ fn begun(
     Report {
         engine: "postgresql".to_owned(),
         version: binaries.map_or(of_base, |found| found.version.clone()),
-        archive: plan.archive.clone(),
+        archive: plan.head.archive.clone(),
         base: plan.base.id.clone(),
         folder: folder.to_owned(),
         left: Left::LaidOut,

@@ -90,8 +90,8 @@ impl Layout {
         let state = State {
             version: State::VERSION,
             stage: earlier.as_ref().map_or(Stage::Unpacking, |state| state.stage),
-            archive: plan.archive.clone(),
-            lineage: plan.lineage,
+            archive: plan.head.archive.clone(),
+            lineage: plan.head.lineage,
             base: plan.base.id.clone(),
             asked: plan.target.asked.clone(),
             folders: outside.clone(),
@@ -198,8 +198,8 @@ fn is_outside(tablespace: &Tablespace) -> bool {
 }
 
 fn check_same(folder: &Path, earlier: &State, plan: &Plan) -> Result<(), RestoreError> {
-    let same_base = earlier.archive == plan.archive
-        && earlier.lineage == plan.lineage
+    let same_base = earlier.archive == plan.head.archive
+        && earlier.lineage == plan.head.lineage
         && earlier.base == plan.base.id;
     // Unpacked files serve any target; once recovery may have begun, only the same one.
     if same_base && (earlier.stage == Stage::Unpacking || earlier.asked == plan.target.asked) {

@@ -7,7 +7,7 @@
 //! in flight would be no faster: what takes effect as a whole takes the server's global lock
 //! (src/mongo/db/repl/apply_ops.cpp, applyOps).
 
-use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf};
+use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, rawdoc};
 use tokio_util::task::AbortOnDropHandle;
 
 use proto::mongodb::OplogTs;
@@ -56,12 +56,7 @@ impl Batch {
                 self.add(&guard(namespace, id), reached.at);
             }
             if !self.fresh.note((namespace, kind), id, demand, self.entries.len()) {
-                let (at, namespace) = (reached.at, namespace.to_owned());
-                return Err(ReplayError::There {
-                    at,
-                    namespace,
-                    operation: Operation::show(operation),
-                });
+                return Err(there(reached.at, operation));
             }
         }
         self.add_whole(operation, reached.at);
@@ -183,13 +178,14 @@ fn named(
 
 /// The insert with this number would write over a document.
 fn there_already(operations: &RawArrayBuf, entries: &[OplogTs], number: usize) -> ReplayError {
+    let at = entries.get(number).copied().unwrap_or_default();
     let raw = operations.get_document(number);
-    let namespace = raw.as_ref().ok().and_then(|raw| raw.get_str("ns").ok()).unwrap_or_default();
-    ReplayError::There {
-        at: entries.get(number).copied().unwrap_or_default(),
-        namespace: namespace.to_owned(),
-        operation: raw.map(Operation::show).unwrap_or_default(),
-    }
+    raw.map_or_else(|_| there(at, &rawdoc! {}), |raw| there(at, raw))
+}
+
+fn there(at: OplogTs, insert: &RawDocument) -> ReplayError {
+    let namespace = insert.get_str("ns").unwrap_or_default().to_owned();
+    ReplayError::There { at, namespace, operation: Operation::show(insert) }
 }
 
 fn id_in<'a>(operation: &'a RawDocument, part: &str) -> Option<RawBsonRef<'a>> {

@@ -6,7 +6,7 @@
 //! can bear.
 
 use bson::raw::{CString, cstr};
-use bson::{RawBsonRef, RawDocument, RawDocumentBuf};
+use bson::{RawBsonRef, RawDocument, RawDocumentBuf, rawdoc};
 
 use proto::mongodb::OplogTs;
 use proto::mongodb::base::Uuid;
@@ -15,7 +15,7 @@ use proto::mongodb::scope::{is_restored, split};
 use super::error::ReplayError;
 use super::indexes::without;
 use super::names::Change;
-use super::operation::{Operation, operation};
+use super::operation::{Operation, command_in};
 use super::replay::Replay;
 use super::target::Confirm;
 
@@ -94,23 +94,19 @@ impl Replay {
 
     async fn drop_collection(&mut self, operation: &Operation<'_>) -> Result<(), ReplayError> {
         let Some(uuid) = operation.uuid else { return Ok(()) };
-        self.indexes.forget(uuid);
-        match self.names.drop(uuid) {
-            Change::Drop(namespace) => self.drop_in_target(&namespace).await,
-            _ => Ok(()),
-        }
+        self.drop_known(uuid).await
     }
 
-    async fn drop_in_target(&mut self, namespace: &str) -> Result<(), ReplayError> {
-        if !self.is_due() {
-            return Ok(());
+    /// A collection goes with its indexes, if it is known.
+    async fn drop_known(&mut self, uuid: Uuid) -> Result<(), ReplayError> {
+        self.indexes.forget(uuid);
+        match self.names.drop(uuid) {
+            Change::Drop(namespace) if self.is_due() => {
+                let (database, name) = split(&namespace);
+                self.alone(database, &rawdoc! { "drop": name }, "dropping a collection").await
+            }
+            _ => Ok(()),
         }
-        self.batch.flush(&self.target).await?;
-        let (database, name) = split(namespace);
-        let drop = bson::rawdoc! { "drop": name };
-        let drop = super::operation::operation("c", &format!("{database}.$cmd"), &drop, None);
-        self.target.apply_one(&drop, "dropping a collection").await?;
-        self.noted().await
     }
 
     async fn rename(
@@ -143,12 +139,8 @@ impl Replay {
                 self.noted().await
             }
             Change::Taken => {
-                let left_out = self.leave_out(uuid, to.to_owned(), effective);
-                left_out?;
-                match self.names.drop(uuid) {
-                    Change::Drop(namespace) => self.drop_in_target(&namespace).await,
-                    _ => Ok(()),
-                }
+                self.leave_out(uuid, to.to_owned(), effective)?;
+                self.drop_known(uuid).await
             }
             _ => Ok(()),
         }
@@ -164,7 +156,7 @@ impl Replay {
             return Ok(());
         };
         let (database, name) = split(namespace);
-        let mut modify = bson::rawdoc! { "collMod": name };
+        let mut modify = rawdoc! { "collMod": name };
         let database = database.to_owned();
         if let Ok(change) = operation.o.get_document("index") {
             self.indexes.change(uuid, change).map_err(ReplayError::entry(at))?;
@@ -189,7 +181,7 @@ impl Replay {
         let known = self.known(operation.uuid, operation, effective)?;
         let Some((_, namespace)) = known.filter(|_| self.is_due()) else { return Ok(()) };
         let (database, name) = split(namespace);
-        let (database, empty) = (database.to_owned(), bson::rawdoc! { "emptycapped": name });
+        let (database, empty) = (database.to_owned(), rawdoc! { "emptycapped": name });
         self.alone(&database, &empty, "emptying a collection").await
     }
 
@@ -201,8 +193,7 @@ impl Replay {
         what: &str,
     ) -> Result<(), ReplayError> {
         self.batch.flush(&self.target).await?;
-        let command = operation("c", &format!("{database}.$cmd"), command, None);
-        self.target.apply_one(&command, what).await?;
+        self.target.apply_one(&command_in(database, command), what).await?;
         self.noted().await
     }
 
@@ -253,7 +244,7 @@ pub(super) fn create_command(
     options: &RawDocument,
     id_index: Option<&RawDocument>,
 ) -> Result<RawDocumentBuf, bson::error::Error> {
-    let mut create = bson::rawdoc! { "create": name };
+    let mut create = rawdoc! { "create": name };
     for element in options.iter() {
         let (key, value) = element?;
         create.append(CString::try_from(key.as_str())?, value);

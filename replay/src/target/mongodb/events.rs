@@ -7,7 +7,7 @@
 //! none is.
 
 use bson::raw::cstr;
-use bson::{Document, RawDocument, RawDocumentBuf, doc, rawdoc};
+use bson::{RawDocument, RawDocumentBuf, rawdoc};
 
 use proto::mongodb::base::Uuid;
 use proto::mongodb::event::{Event, converted};
@@ -22,6 +22,7 @@ use super::paths::{self, PathError};
 use super::replay::Replay;
 use super::strict::Demand;
 use super::target::{Confirm, Reached, keep};
+use super::writes::Due;
 
 /// What of the progress tells of paths that were read as such.
 const OPEN: &str = "open:";
@@ -258,7 +259,7 @@ impl Replay {
         let update = event.update.ok_or(ReplayError::Entry { at, source: missing })?;
         let uuid = event.uuid.map(Uuid);
         let told = Operation { kind: "u", namespace, uuid, o: update, o2: Some(key) };
-        let Some((name, verdict)) = self.due(&told, at)? else { return Ok(()) };
+        let Some(Due { name, verdict, .. }) = self.due(&told, at)? else { return Ok(()) };
         let unreadable = |source: PathError| match source {
             PathError::Malformed(source) => ReplayError::Entry { at, source },
             PathError::Nothing { path } => {
@@ -323,10 +324,4 @@ impl Replay {
         }
         Ok(told)
     }
-}
-
-/// The filter for exactly this `_id`, whatever it is.
-pub(super) fn by_id(key: &RawDocument) -> Option<Document> {
-    let id = bson::Bson::try_from(key.get("_id").ok()??).ok()?;
-    Some(doc! { "_id": { "$eq": id } })
 }

@@ -19,7 +19,7 @@ use proto::mongodb::Documents;
 use proto::mongodb::base::{Collection, MongodbBase, PieceObject};
 use proto::mongodb::scope::is_restored_document;
 use proto::position::ByteCount;
-use proto::segment::{Hash, decompress_onto, first_frame};
+use proto::segment::{Hash, read_frames};
 use proto::store::{Range, Store};
 
 use super::batch::Batch;
@@ -156,15 +156,7 @@ async fn fetch(from: &BaseFolder, object: &PieceObject) -> Result<Vec<u8>, Repla
 }
 
 fn unpack(stored: &[u8], (bytes, hash): (u64, Hash)) -> Result<Vec<u8>, String> {
-    let mut raw = Vec::new();
-    let mut rest = stored;
-    while !rest.is_empty() {
-        let frame = first_frame(rest).map_err(|error| error.to_string())?;
-        let frame = frame.ok_or("it ends within a frame")?;
-        let (frame, behind) = rest.split_at(frame.len);
-        decompress_onto(frame, &mut raw).map_err(|error| error.to_string())?;
-        rest = behind;
-    }
+    let raw = read_frames(stored).map_err(|error| error.to_string())?;
     if raw.len() as u64 != bytes || Hash::of(&raw) != hash {
         return Err("its bytes are not those that were written".to_owned());
     }

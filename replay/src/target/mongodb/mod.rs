@@ -4,8 +4,10 @@
 //! by byte, those that the source had. What is done is kept in the target itself, so that a restore
 //! that was killed goes on.
 //!
-//! `restore` puts it together: a `server` of our own where a folder is wanted, `prepare` (an empty target) → `load` (the base) → `replay` (the log: `names`, `moments`, `transactions` decide, `catalog` and
-//! `batch` act on the `target`; `events` makes of a change stream what an oplog has, by `paths`) → indexes, last.
+//! `restore` puts it together: a `server` of our own where a folder is wanted, `prepare` (an empty
+//! target) → `load` (the base) → `replay` (the log: `names`, `moments`, `transactions` decide,
+//! `writes`, `catalog` and `batch` act on the `target`; `events` makes of a change stream what an
+//! oplog has, by `paths`) → indexes, last.
 
 mod error;
 mod operation;
@@ -23,6 +25,7 @@ mod catalog;
 mod paths;
 mod events;
 mod replay;
+mod writes;
 mod load;
 mod prepare;
 mod server;

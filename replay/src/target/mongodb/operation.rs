@@ -89,6 +89,18 @@ impl<'a> Operation<'a> {
 
 const SHOWN_MAX: usize = 400;
 
+/// A command, as an operation of its database.
+pub(super) fn command_in(database: &str, command: &RawDocument) -> RawDocumentBuf {
+    operation("c", &format!("{database}.$cmd"), command, None)
+}
+
+/// What names a document.
+pub(super) fn with_id(id: RawBsonRef<'_>) -> RawDocumentBuf {
+    let mut which = rawdoc! {};
+    which.append(cstr!("_id"), id);
+    which
+}
+
 pub(super) fn operation(
     kind: &str,
     namespace: &str,

@@ -12,20 +12,18 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
+use bson::RawDocumentBuf;
 use bson::raw::RawDocument;
-use bson::{RawBsonRef, RawDocumentBuf};
 
 use proto::mongodb::base::{MongodbBase, Uuid};
-use proto::mongodb::scope::{is_restored, is_restored_document, split};
 use proto::mongodb::{Documents, Entry, Kind, OplogTs, Order, Record};
 
 use super::batch::Batch;
 use super::error::ReplayError;
 use super::indexes::Indexes;
-use super::moments::{Moments, Verdict};
+use super::moments::Moments;
 use super::names::Names;
 use super::operation::Operation;
-use super::strict::Demand;
 use super::target::{Confirm, Reached, Target};
 use super::transactions::{Held, Key, Step, Transactions};
 
@@ -49,12 +47,12 @@ pub struct Replay {
     /// The lowest moment of the base: what took effect up to it, it holds.
     held: OplogTs,
     /// What an earlier run has done.
-    done: Option<Reached>,
+    pub(super) done: Option<Reached>,
     /// The first change of the catalog behind that may have been done, and not noted.
     pub(super) repeated: bool,
     /// Where the walk is.
     pub(super) here: Reached,
-    applied: u64,
+    pub(super) applied: u64,
     /// Of events: their order, a large one as far as it has come, and what they do not carry, with
     /// the reason.
     pub(super) order: Order,
@@ -291,133 +289,5 @@ impl Replay {
             self.operation(&operation, effective).await?;
         }
         Ok(())
-    }
-
-    pub(super) async fn operation(
-        &mut self,
-        operation: &Operation<'_>,
-        effective: OplogTs,
-    ) -> Result<(), ReplayError> {
-        self.here.operations += 1;
-        let (database, collection) = split(operation.namespace);
-        let restored = match operation.kind {
-            "n" => false,
-            "c" => is_restored(database, ""),
-            _ => is_restored(database, collection),
-        };
-        match operation.kind {
-            _ if !restored => Ok(()),
-            "i" | "u" | "d" => self.write(operation, effective).await,
-            "c" => Box::pin(self.command(operation, effective)).await,
-            other => Err(ReplayError::Unknown {
-                at: self.here.at,
-                what: format!("operation of kind {other:?}"),
-                namespace: operation.namespace.to_owned(),
-            }),
-        }
-    }
-
-    async fn write(
-        &mut self,
-        operation: &Operation<'_>,
-        effective: OplogTs,
-    ) -> Result<(), ReplayError> {
-        let Some((name, verdict)) = self.due(operation, effective)? else { return Ok(()) };
-        let uuid = operation.uuid.or_else(|| self.names.at(operation.namespace));
-        let exact = verdict == Verdict::Applied && self.is_exact(uuid, operation.namespace);
-        let demand = match operation.kind {
-            "i" if exact => Demand::Absent,
-            "d" if exact => Demand::Present,
-            _ => Demand::Nothing,
-        };
-        self.apply(operation.to_apply(&name), (operation.kind, demand), verdict).await
-    }
-
-    /// What the collection of a write is called now, where it is to be applied.
-    pub(super) fn due(
-        &self,
-        operation: &Operation<'_>,
-        effective: OplogTs,
-    ) -> Result<Option<(String, Verdict)>, ReplayError> {
-        let at = self.here.at;
-        let id = operation.id().map_err(ReplayError::entry(at))?;
-        let (database, collection) = split(operation.namespace);
-        if !is_restored_document(database, collection, id.and_then(RawBsonRef::as_str)) {
-            return Ok(None);
-        }
-        let uuid = operation.uuid.or_else(|| self.names.at(operation.namespace));
-        let Some((uuid, name)) = self.known(uuid, operation, effective)? else { return Ok(None) };
-        let verdict = self.moments.verdict(uuid, id, effective);
-        let due = verdict != Verdict::Held && self.is_due();
-        Ok(due.then(|| (name.to_owned(), verdict)))
-    }
-
-    pub(super) async fn apply(
-        &mut self,
-        apply: RawDocumentBuf,
-        (kind, demand): (&str, Demand),
-        verdict: Verdict,
-    ) -> Result<(), ReplayError> {
-        self.applied += 1;
-        self.repeated = false;
-        if verdict == Verdict::Maybe && kind == "u" {
-            return self.perhaps(apply).await;
-        }
-        self.batch.push(&self.target, &apply, demand, self.here).await
-    }
-
-    /// Whether the target has exactly what the source had. A capped collection deletes by itself
-    /// what the log deletes too, and of the server's own collections the target has some before.
-    fn is_exact(&self, uuid: Option<Uuid>, namespace: &str) -> bool {
-        !uuid.is_some_and(|uuid| self.capped.contains(&uuid))
-            && !namespace.starts_with("admin.system.")
-    }
-
-    /// An update of a document that was perhaps gone when the base was read: a later delete of it
-    /// stands in the log.
-    async fn perhaps(&mut self, apply: RawDocumentBuf) -> Result<(), ReplayError> {
-        self.batch.flush(&self.target).await?;
-        self.batch.push(&self.target, &apply, Demand::Nothing, self.here).await?;
-        match self.batch.flush(&self.target).await {
-            Err(ReplayError::Miss { .. }) => {
-                self.target.set_reached(self.here, Confirm::Applied).await
-            }
-            done => done,
-        }
-    }
-
-    /// The collection of an operation; `None` when its entries are left out.
-    pub(super) fn known(
-        &self,
-        uuid: Option<Uuid>,
-        operation: &Operation<'_>,
-        effective: OplogTs,
-    ) -> Result<Option<(Uuid, &str)>, ReplayError> {
-        let Some(uuid) = uuid else {
-            return match effective <= self.stop {
-                true => Ok(None),
-                false => Err(self.unknown("operation without a UUID", operation)),
-            };
-        };
-        match self.names.name(uuid) {
-            Some(name) => Ok(Some((uuid, name))),
-            // Gone before the base was read.
-            None if effective <= self.stop || self.names.is_gone(uuid) => Ok(None),
-            None => Err(ReplayError::UnknownCollection {
-                at: self.here.at,
-                namespace: operation.namespace.to_owned(),
-                uuid,
-            }),
-        }
-    }
-
-    pub(super) fn unknown(&self, what: &str, operation: &Operation<'_>) -> ReplayError {
-        let (at, namespace) = (self.here.at, operation.namespace.to_owned());
-        ReplayError::Unknown { at, what: what.to_owned(), namespace }
-    }
-
-    /// Whether an earlier run has not done this operation yet.
-    pub(super) fn is_due(&self) -> bool {
-        self.done.is_none_or(|done| self.here > done)
     }
 }

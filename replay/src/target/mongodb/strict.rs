@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, HashMap};
 use bson::{RawArrayBuf, RawBson, RawBsonRef, RawDocument, RawDocumentBuf, rawdoc};
 
 use super::error::ReplayError;
-use super::operation::operation;
+use super::operation::{operation, with_id};
 use super::target::Target;
 
 /// What an operation demands of the document that it is about, beside what an update demands.
@@ -32,10 +32,8 @@ pub(super) enum Demand {
 
 /// The operation in front of a delete.
 pub(super) fn guard(namespace: &str, id: RawBsonRef<'_>) -> RawDocumentBuf {
-    let mut which = rawdoc! {};
-    which.append(bson::raw::cstr!("_id"), id);
     let nothing = rawdoc! { "$v": 2, "diff": { "d": { "_": false } } };
-    operation("u", namespace, &nothing, Some(&which))
+    operation("u", namespace, &nothing, Some(&with_id(id)))
 }
 
 /// An operation behind one that writes a whole document: `applyOps` puts the present time into empty
@@ -63,9 +61,8 @@ pub(super) fn empty_timestamps(apply: &RawDocument) -> Option<RawDocumentBuf> {
     if fields.is_empty() {
         return None;
     }
-    let mut which = rawdoc! {};
-    which.append(bson::raw::cstr!("_id"), o.get("_id").ok()??);
     let diff = rawdoc! { "$v": 2, "diff": { "u": fields } };
+    let which = with_id(o.get("_id").ok()??);
     Some(operation("u", apply.get_str("ns").ok()?, &diff, Some(&which)))
 }
 
@@ -88,18 +85,15 @@ impl Fresh {
         demand: Demand,
         number: usize,
     ) -> bool {
-        let id: RawBson = id.into();
         let mut key = namespace.as_bytes().to_vec();
         key.push(0);
-        let mut value = rawdoc! {};
-        value.append(bson::raw::cstr!("_id"), id.clone());
-        key.extend_from_slice(value.as_bytes());
+        key.extend_from_slice(with_id(id).as_bytes());
         let before = self.known.insert(key, kind != "d");
         if demand != Demand::Absent {
             return true;
         }
         if before.is_none() {
-            self.asked.entry(namespace.to_owned()).or_default().push((id, number));
+            self.asked.entry(namespace.to_owned()).or_default().push((id.into(), number));
         }
         before != Some(true)
     }

@@ -11,7 +11,7 @@ use proto::mongodb::OplogTs;
 use proto::mongodb::scope::PROGRESS_DATABASE;
 
 use super::error::{ReplayError, code, code_of};
-use super::operation::{Operation, operation};
+use super::operation::{Operation, command_in, operation};
 use super::patience::is_lost;
 
 const PROGRESS: &str = "__pitr.progress";
@@ -186,7 +186,7 @@ impl Target {
         key: &RawDocument,
     ) -> Result<Option<RawDocumentBuf>, ReplayError> {
         let (database, name) = proto::mongodb::scope::split(namespace);
-        let Some(filter) = super::events::by_id(key) else { return Ok(None) };
+        let Some(filter) = by_id(key) else { return Ok(None) };
         let collection = self.client.database(database).collection::<RawDocumentBuf>(name);
         let found = collection.find_one(filter).await;
         found.map_err(ReplayError::target(format!("reading a document of {namespace}")))
@@ -197,8 +197,7 @@ impl Target {
         database: &str,
         create: &RawDocument,
     ) -> Result<(), ReplayError> {
-        let operation = operation("c", &format!("{database}.$cmd"), create, None);
-        self.apply_one(&operation, "creating a collection").await
+        self.apply_one(&command_in(database, create), "creating a collection").await
     }
 
     /// By the real command: in `applyOps` a target in the way is moved aside instead of dropped, and
@@ -274,4 +273,10 @@ impl Target {
         let kept = self.again(|| self.apply(&operations, confirm).boxed()).await;
         kept.map_err(ReplayError::target("keeping the progress"))
     }
+}
+
+/// The filter for exactly this `_id`, whatever it is.
+fn by_id(key: &RawDocument) -> Option<Document> {
+    let id = bson::Bson::try_from(key.get("_id").ok()??).ok()?;
+    Some(doc! { "_id": { "$eq": id } })
 }

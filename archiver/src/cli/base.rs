@@ -123,10 +123,14 @@ fn refused(error: &SourceError) -> CliError {
     if let Some(error) = source.downcast_ref::<mongo::Error>() {
         return mongodb_error(error);
     }
-    if source.downcast_ref::<ReadError>().is_some() && error.class == Class::Config {
-        let next =
-            "as an administrator: db.grantRolesToUser(…, [{role: \"backup\", db: \"admin\"}])";
-        return CliError::caused(Code::Permission, error, next);
+    match source.downcast_ref::<ReadError>() {
+        Some(ReadError::Member(error)) => return mongodb_error(error),
+        Some(_) if error.class == Class::Config => {
+            let next =
+                "as an administrator: db.grantRolesToUser(…, [{role: \"backup\", db: \"admin\"}])";
+            return CliError::caused(Code::Permission, error, next);
+        }
+        _ => {}
     }
     CliError::caused(Code::Failed, error, "see the server's log")
 }

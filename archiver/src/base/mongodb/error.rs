@@ -6,6 +6,7 @@ use bson::error::Error as RawError;
 use mongodb::error::{Error as DriverError, ErrorKind};
 
 use crate::base::error::{Class, SourceError};
+use crate::source::mongodb::{Class as MemberClass, Error as MemberError};
 
 /// `src/mongo/base/error_codes.yml`
 pub(super) mod code {
@@ -32,8 +33,9 @@ pub enum ReadError {
     Answer { what: &'static str, field: &'static str },
     #[error("the server's answer cannot be read")]
     Malformed(#[from] RawError),
-    #[error("the server is no member of a replica set: it has no oplog")]
-    Standalone,
+    /// What the server is, or is at the moment.
+    #[error(transparent)]
+    Member(#[from] MemberError),
     #[error(
         "the majority of the set did not confirm what this member has within {} s", waited.as_secs()
     )]
@@ -69,7 +71,7 @@ impl ReadError {
 
     pub fn class(&self) -> Class {
         let config = match self {
-            Self::Standalone => true,
+            Self::Member(error) => error.class() == MemberClass::Unsupported,
             Self::Ask { source, .. } => matches!(
                 source.kind.as_ref(),
                 ErrorKind::Authentication { .. }
@@ -91,5 +93,28 @@ impl From<ReadError> for SourceError {
 impl From<ReadError> for crate::base::BaseError {
     fn from(error: ReadError) -> Self {
         Self::Source(error.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::{DateTime, Timestamp, doc};
+
+    use super::*;
+    use crate::source::mongodb::Hello;
+
+    #[test]
+    fn a_base_of_a_member_that_has_just_started_is_taken_again_and_of_a_standalone_server_never() {
+        let place = doc! { "ts": Timestamp { time: 9, increment: 1 }, "t": 2_i64 };
+        let started = doc! {
+            "setName": "rs0", "isWritablePrimary": true, "maxWireVersion": 17,
+            "localTime": DateTime::from_millis(5), "lastWrite": { "opTime": place },
+        };
+        let class = |answer| {
+            let error = Hello::read("a:1", &answer).expect_err("no place that a majority has");
+            ReadError::from(error).class()
+        };
+        assert_eq!(class(started), Class::Retry);
+        assert_eq!(class(doc! { "isWritablePrimary": true }), Class::Config);
     }
 }

@@ -62,11 +62,11 @@ pub async fn copy_for(
     clock: &dyn Clock,
 ) -> Result<Copied, BaseError> {
     let server = Server::new(client.clone());
-    let started = server.hello().await?.clock;
+    let started = server.hello().await?.local_time;
     let expected = server.expected_bytes().await;
     let meters = Meters::new(Meter::new(clock, expected, on_progress));
     let base = Box::pin(copy::copy(&server, mode, to, &meters)).await?;
     meters.waiting_for_log();
-    let finished = server.hello().await?.clock;
+    let finished = server.hello().await?.local_time;
     Ok(Copied { base, started, finished })
 }

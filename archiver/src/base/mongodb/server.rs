@@ -11,9 +11,9 @@ use mongodb::options::SelectionCriteria;
 
 use proto::mongodb::scope::is_restored;
 use proto::mongodb::{OpTime, OplogTs};
-use proto::timestamp::Timestamp;
 
 use super::error::ReadError;
+use crate::source::mongodb::Hello;
 
 /// How long the majority may lag behind what the member has.
 const MAJORITY_PATIENCE: Duration = Duration::from_secs(60);
@@ -25,15 +25,6 @@ pub(super) struct Server {
     client: Client,
     /// The URI's read preference: commands go where reads go.
     criteria: Option<SelectionCriteria>,
-}
-
-/// How the member stands.
-#[derive(Debug, Clone)]
-pub(super) struct Hello {
-    pub(super) set_name: String,
-    pub(super) last: OpTime,
-    pub(super) majority: OpTime,
-    pub(super) clock: Timestamp,
 }
 
 #[derive(Debug, Clone)]
@@ -96,23 +87,14 @@ impl Server {
 
     pub(super) async fn hello(&self) -> Result<Hello, ReadError> {
         let answer = self.run("admin", "hello", doc! { "hello": 1 }).await?;
-        let Ok(set_name) = answer.get_str("setName") else { return Err(ReadError::Standalone) };
-        let missing = |field| ReadError::Answer { what: "hello", field };
-        let write = answer.get_document("lastWrite").map_err(|_| missing("lastWrite"))?;
-        let clock = answer.get_datetime("localTime").map_err(|_| missing("localTime"))?;
-        Ok(Hello {
-            set_name: set_name.to_owned(),
-            last: optime(write, "opTime").ok_or_else(|| missing("lastWrite.opTime"))?,
-            majority: optime(write, "majorityOpTime")
-                .ok_or_else(|| missing("lastWrite.majorityOpTime"))?,
-            clock: Timestamp(clock.timestamp_millis().saturating_mul(1000)),
-        })
+        let member = answer.get_str("me").unwrap_or("the server");
+        Ok(Hello::read(member, &answer)?)
     }
 
     /// Waits until the majority has what this member has now, and returns how far that is. Every
     /// snapshot from then on holds what was seen before.
     pub(super) async fn majority_of_now(&self) -> Result<OplogTs, ReadError> {
-        let wanted = self.hello().await?.last;
+        let wanted = self.hello().await?.last_write;
         let give_up = tokio::time::Instant::now() + MAJORITY_PATIENCE;
         while self.hello().await?.majority.ts < wanted.ts {
             if tokio::time::Instant::now() >= give_up {
@@ -179,11 +161,6 @@ fn number(document: &Document, field: &str) -> Option<u64> {
         bson::Bson::Double(n) => Some(*n as u64),
         _ => None,
     }
-}
-
-fn optime(document: &Document, field: &str) -> Option<OpTime> {
-    let optime = document.get_document(field).ok()?;
-    Some(OplogTs::from(optime.get_timestamp("ts").ok()?).at(optime.get_i64("t").unwrap_or(-1)))
 }
 
 fn raw_optime(optime: &RawDocument) -> Option<OpTime> {

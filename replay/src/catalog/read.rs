@@ -200,17 +200,22 @@ async fn read_object(
     id: SegmentId,
     size: SegmentSize,
 ) -> Result<Bytes, CatalogError> {
-    let object = store.get(&key, Range::All).await?;
+    let (footer, raw) = unpacked(store, &key).await?;
+    check_place(&key, &footer, lineage, id, size)?;
+    Ok(raw.into())
+}
+
+/// A sealed segment's footer and raw bytes, every hash checked.
+pub(super) async fn unpacked(
+    store: &dyn Store,
+    key: &Key,
+) -> Result<(Footer, Vec<u8>), CatalogError> {
+    let object = store.get(key, Range::All).await?;
     // Unpacking and hashing a segment takes tens of milliseconds.
-    let unpacked = tokio::task::spawn_blocking(move || read_sealed(&object)).await;
-    let unpacked = unpacked.expect("reading a segment does not panic");
-    match unpacked {
-        Ok((footer, raw)) => {
-            check_place(&key, &footer, lineage, id, size)?;
-            Ok(raw.into())
-        }
-        Err(source) => Err(CatalogError::Segment { key, source }),
-    }
+    tokio::task::spawn_blocking(move || read_sealed(&object))
+        .await
+        .map_err(|error| CatalogError::Stopped { detail: error.to_string() })?
+        .map_err(|source| CatalogError::Segment { key: key.clone(), source })
 }
 
 /// A footer must be of the segment that its key names: objects can be copied by mistake.

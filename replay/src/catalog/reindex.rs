@@ -7,10 +7,11 @@
 use bytes::Bytes;
 
 use super::index::ROLL_UP;
+use super::read::unpacked;
 use super::{Catalog, CatalogError, LogPath, Stored, describe};
 use proto::archive::index::{Head, Indexer, RollUp, SegmentIndex, Summary, VERSION};
 use proto::postgres::lsn::{SegmentId, Timeline};
-use proto::segment::{Engine, read_sealed};
+use proto::segment::Engine;
 use proto::store::{Body, Key, Put, Range, Store};
 
 /// Log before a segment is read up to this much, to find where a record began that spans in.
@@ -48,17 +49,12 @@ impl Catalog {
                     continue;
                 }
                 let id = SegmentId { timeline: *timeline, number: *number };
-                match self.make_index(id).await {
-                    Ok(index) => {
-                        replace(writable, &self.index_key(id), index.encode()).await?;
-                        summaries.insert(*number, index.summary());
-                        done.made += 1;
-                    }
-                    Err(error @ CatalogError::Store(_)) => return Err(error),
-                    Err(error) => done.unreadable.push(describe(&error)),
+                let made = self.make_index(id).await;
+                if let Some(summary) = done.keep(writable, &self.index_key(id), made).await? {
+                    summaries.insert(*number, summary);
                 }
             }
-            done.roll_ups += self.roll_up(writable, *timeline, &summaries).await?;
+            self.roll_up(writable, *timeline, &summaries, &mut done).await?;
         }
         Ok(done)
     }
@@ -66,11 +62,7 @@ impl Catalog {
     async fn make_index(&self, id: SegmentId) -> Result<SegmentIndex, CatalogError> {
         let size = self.segment_size();
         let key = self.lineage.sealed(&self.name_of(id));
-        let object = self.store.get(&key, Range::All).await?;
-        let read = tokio::task::spawn_blocking(move || read_sealed(&object)).await;
-        let (footer, raw) = read
-            .expect("reading a segment does not panic")
-            .map_err(|source| CatalogError::Segment { key: key.clone(), source })?;
+        let (footer, raw) = unpacked(&*self.store, &key).await?;
         super::read::check_place(&key, &footer, self.lineage, id, size)?;
         let path = LogPath::new(self.history(id.timeline));
         let mut back = 1;
@@ -121,8 +113,8 @@ impl Catalog {
         writable: &dyn Store,
         timeline: Timeline,
         summaries: &std::collections::BTreeMap<u64, Summary>,
-    ) -> Result<u64, CatalogError> {
-        let mut made = 0;
+        done: &mut Reindexed,
+    ) -> Result<(), CatalogError> {
         let mut firsts: Vec<u64> = summaries.keys().map(|number| number / ROLL_UP).collect();
         firsts.dedup();
         for first in firsts.into_iter().map(|group| group * ROLL_UP) {
@@ -134,19 +126,50 @@ impl Catalog {
             }
             let name = self.name_of(SegmentId { timeline, number: first });
             let key = self.lineage.roll_up(&name, u32::from(VERSION));
-            let roll_up = RollUp { engine: Engine::Postgresql, segments };
-            made += u64::from(replace(writable, &key, roll_up.encode()).await?);
+            done.roll_up(writable, &key, Engine::Postgresql, segments).await?;
         }
-        Ok(made)
+        Ok(())
+    }
+}
+
+impl Reindexed {
+    /// Puts the index that was made of a segment, or notes that it cannot be read.
+    pub(super) async fn keep(
+        &mut self,
+        store: &dyn Store,
+        key: &Key,
+        made: Result<SegmentIndex, CatalogError>,
+    ) -> Result<Option<Summary>, CatalogError> {
+        match made {
+            Ok(index) => {
+                replace(store, key, index.encode()).await?;
+                self.made += 1;
+                Ok(Some(index.summary()))
+            }
+            Err(error @ CatalogError::Store(_)) => Err(error),
+            Err(error) => {
+                self.unreadable.push(describe(&error));
+                Ok(None)
+            }
+        }
+    }
+
+    /// Puts a roll-up, unless it is there.
+    pub(super) async fn roll_up(
+        &mut self,
+        store: &dyn Store,
+        key: &Key,
+        engine: Engine,
+        segments: Vec<Summary>,
+    ) -> Result<(), CatalogError> {
+        let roll_up = RollUp { engine, segments };
+        self.roll_ups += u64::from(replace(store, key, roll_up.encode()).await?);
+        Ok(())
     }
 }
 
 /// Puts a derived object, over one that says something else; `false` when it was there already.
-pub(super) async fn replace(
-    store: &dyn Store,
-    key: &Key,
-    bytes: Vec<u8>,
-) -> Result<bool, CatalogError> {
+async fn replace(store: &dyn Store, key: &Key, bytes: Vec<u8>) -> Result<bool, CatalogError> {
     let body = Body::from(bytes.clone());
     if store.put(key, &body).await? == Put::Created {
         return Ok(true);

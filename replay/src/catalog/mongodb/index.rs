@@ -6,21 +6,17 @@
 
 use std::collections::BTreeMap;
 
-use futures_util::{StreamExt, TryStreamExt, stream};
-
 use proto::archive::index::{OplogIndexer, RollUp, SegmentIndex, Summary, VERSION};
 use proto::archive::layout::{SegmentName, mongodb_first};
 use proto::mongodb::OplogTs;
-use proto::segment::{Engine, read_sealed};
-use proto::store::{Key, Range, Store, list_after, list_all};
+use proto::segment::Engine;
+use proto::store::{Key, Store, list_all};
 
 use super::{EPOCH, OplogArchive, Stored};
-use crate::catalog::load::REQUESTS_AT_ONCE;
-use crate::catalog::reindex::{Reindexed, replace};
-use crate::catalog::{CatalogError, describe};
-
-/// Segments in a roll-up (docs/FORMAT.md).
-const ROLL_UP: usize = 256;
+use crate::catalog::CatalogError;
+use crate::catalog::index::{ROLL_UP, read_all, segment_of, singles};
+use crate::catalog::read::unpacked;
+use crate::catalog::reindex::Reindexed;
 
 /// By first entry.
 pub type Summaries = BTreeMap<OplogTs, Summary>;
@@ -46,7 +42,8 @@ impl OplogArchive {
         roll_ups.sort();
         // The last one that begins before may reach so far.
         let behind = roll_ups.partition_point(|(begin, _)| *begin <= first).saturating_sub(1);
-        for (_, bytes) in self.read_all(roll_ups.drain(behind..).map(|(_, key)| key)).await? {
+        let wanted = roll_ups.drain(behind..).map(|(_, key)| key);
+        for (_, bytes) in read_all(&*self.store, wanted).await? {
             let Ok(roll_up) = RollUp::decode(&bytes) else { continue };
             let of = roll_up.segments.into_iter().map(|summary| (OplogTs(summary.number), summary));
             found.extend(of.filter(|(number, _)| *number >= first));
@@ -55,13 +52,12 @@ impl OplogArchive {
         let wanted = self.segments.iter().filter(|segment| segment.first >= first);
         let next = wanted.map(|segment| segment.first).find(|first| !found.contains_key(first));
         let Some(next) = next else { return Ok(found) };
-        let after = self.index_key(OplogTs(next.0.saturating_sub(1))).to_string();
-        let singles = list_after(&*self.store, &folder, Some(&after)).await?;
-        let wanted = singles.into_iter().map(|object| object.key).filter(|key| {
-            let direct = !key.as_str()[folder.len()..].contains('/');
-            direct && indexed(key).is_some_and(|first| !found.contains_key(&first))
-        });
-        for (key, bytes) in self.read_all(wanted).await? {
+        let after = self.index_key(OplogTs(next.0.saturating_sub(1)));
+        let singles = singles(&*self.store, &folder, Some(&after)).await?;
+        let wanted = singles
+            .into_iter()
+            .filter(|key| indexed(key).is_some_and(|first| !found.contains_key(&first)));
+        for (key, bytes) in read_all(&*self.store, wanted).await? {
             let Ok(index) = SegmentIndex::decode(&bytes) else { continue };
             if indexed(&key) == Some(OplogTs(index.number)) {
                 found.insert(OplogTs(index.number), index.summary());
@@ -72,24 +68,6 @@ impl OplogArchive {
 
     fn index_key(&self, first: OplogTs) -> Key {
         self.lineage.index(&SegmentName::mongodb(first), u32::from(VERSION))
-    }
-
-    async fn read_all(
-        &self,
-        keys: impl Iterator<Item = Key>,
-    ) -> Result<Vec<(Key, bytes::Bytes)>, CatalogError> {
-        let read = |key: Key| async move {
-            match self.store.get(&key, Range::All).await {
-                Ok(bytes) => Ok(Some((key, bytes))),
-                // Made again at this moment.
-                Err(error) if error.is_absent() => Ok(None),
-                Err(error) => Err(CatalogError::from(error)),
-            }
-        };
-        let keys: Vec<Key> = keys.collect();
-        let found: Vec<Option<(Key, bytes::Bytes)>> =
-            stream::iter(keys).map(read).buffered(REQUESTS_AT_ONCE).try_collect().await?;
-        Ok(found.into_iter().flatten().collect())
     }
 
     /// Makes what is missing; `told` is called for each segment with how many are done.
@@ -112,23 +90,17 @@ impl OplogArchive {
             if known.contains_key(first) {
                 continue;
             }
-            match self.make_index(*first).await {
-                Ok(index) => {
-                    replace(writable, &self.index_key(*first), index.encode()).await?;
-                    known.insert(*first, index.summary());
-                    done.made += 1;
-                }
-                Err(error @ CatalogError::Store(_)) => return Err(error),
-                Err(error) => done.unreadable.push(describe(&error)),
+            let made = self.make_index(*first).await;
+            if let Some(summary) = done.keep(writable, &self.index_key(*first), made).await? {
+                known.insert(*first, summary);
             }
         }
-        for run in sealed.chunks_exact(ROLL_UP) {
+        for run in sealed.chunks_exact(ROLL_UP as usize) {
             let segments: Vec<Summary> =
                 run.iter().filter_map(|first| known.get(first).cloned()).collect();
-            if segments.len() == ROLL_UP {
+            if segments.len() == run.len() {
                 let key = self.lineage.roll_up(&SegmentName::mongodb(run[0]), u32::from(VERSION));
-                let roll_up = RollUp { engine: Engine::Mongodb, segments };
-                done.roll_ups += u64::from(replace(writable, &key, roll_up.encode()).await?);
+                done.roll_up(writable, &key, Engine::Mongodb, segments).await?;
             }
         }
         Ok(done)
@@ -136,10 +108,7 @@ impl OplogArchive {
 
     async fn make_index(&self, first: OplogTs) -> Result<SegmentIndex, CatalogError> {
         let key = self.lineage.sealed(&SegmentName::mongodb(first));
-        let object = self.store.get(&key, Range::All).await?;
-        let read = tokio::task::spawn_blocking(move || read_sealed(&object)).await;
-        let read = read.map_err(|error| CatalogError::Stopped { detail: error.to_string() })?;
-        let (footer, raw) = read.map_err(|source| CatalogError::Segment { key, source })?;
+        let (footer, raw) = unpacked(&*self.store, &key).await?;
         let frames = footer.frames.iter().map(|frame| frame.raw_len);
         Ok(OplogIndexer::build(first.0, footer.head.start, &raw, frames))
     }
@@ -147,6 +116,5 @@ impl OplogArchive {
 
 /// The segment that an index (or the first that a roll-up) of the known version is about.
 fn indexed(key: &Key) -> Option<OplogTs> {
-    let (name, version) = key.name().split_once(".v")?;
-    if version == VERSION.to_string() { mongodb_first(name) } else { None }
+    mongodb_first(segment_of(key)?)
 }

@@ -13,12 +13,13 @@ use proto::archive::chain;
 use proto::archive::layout::{Lineage, SegmentName};
 use proto::mongodb::{Documents, OplogTs};
 use proto::position::Offset;
-use proto::segment::{FOOTER_READ, Footer, Hash, read_sealed};
+use proto::segment::{FOOTER_READ, Footer, Hash};
 use proto::store::{Range, Store};
 
 use super::{OplogArchive, Segment, Stored};
 use crate::catalog::CatalogError;
 use crate::catalog::load::REQUESTS_AT_ONCE;
+use crate::catalog::read::unpacked;
 
 /// Segments that are fetched ahead of the one that is taken.
 const AHEAD: usize = 3;
@@ -198,10 +199,7 @@ async fn fetch(store: &dyn Store, lineage: Lineage, segment: &Segment) -> Fetche
 }
 
 async fn fetch_sealed(store: &dyn Store, lineage: Lineage, name: &SegmentName) -> Fetched {
-    let key = lineage.sealed(name);
-    let object = store.get(&key, Range::All).await?;
-    let (footer, raw) =
-        read_sealed(&object).map_err(|source| CatalogError::Segment { key, source })?;
+    let (footer, raw) = unpacked(store, &lineage.sealed(name)).await?;
     let head = footer.head;
     let (start, previous, raw_len) = (head.start, head.previous, footer.raw_len);
     Ok((Head { start, previous, hash: footer.hash, raw_len }, raw))

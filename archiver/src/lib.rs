@@ -14,4 +14,6 @@ pub mod check;
 mod work;
 
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod simulation;

@@ -7,9 +7,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
-use proto::archive::base::Complete;
 use proto::archive::identity::{FORMAT_VERSION, Identity};
 use proto::archive::layout::{Lineage, OPLOG_EPOCH, mongodb_first};
 use proto::archive::{ArchiveError, chain};
@@ -17,22 +14,19 @@ use proto::clock::SystemClock;
 use proto::disk::SystemDisk;
 use proto::position::{ByteCount, Offset, Position};
 use proto::segment::{Codec, Engine, read_sealed};
-use proto::store::{Access, Range, Store, list_all, url};
+use proto::store::{Range, Store, list_all};
 use proto::timestamp::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::{Ground, LastTail, Opened, PipelineError, Running, Settings, start};
-use crate::base::schedule::Due;
-use crate::base::{BaseError, BaseOptions};
 use crate::ring::Item;
-use crate::seal::SegmentIndexer;
 use crate::ship::AckFrom;
 use crate::ship::chained;
 use crate::ship::health::Health;
 use crate::ship::resume::{End, take_writer};
-use crate::source::{Asked, Bases, Beside, CaptureStart, Goal, Source};
-use crate::spool::{OplogSegments, Segmenter, Slot, SpoolLevel};
-use crate::watch::lag::CommitTimes;
+use crate::source::CaptureStart;
+use crate::spool::{OplogSegments, Segmenter, SpoolLevel};
+use crate::testing::{Log, LogAlone, archive};
 
 /// A segment ends behind so many bytes.
 const CUT: u64 = 2 << 20;
@@ -40,12 +34,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Records as they stand one behind the other, and where each begins.
 #[derive(Debug)]
-struct Log {
+struct Records {
     records: Vec<Bytes>,
     offsets: Vec<u64>,
 }
 
-impl Log {
+impl Records {
     fn new(count: u64) -> Self {
         let (mut records, mut offsets, mut at) = (Vec::new(), Vec::new(), 0);
         for n in 0..count {
@@ -76,11 +70,24 @@ impl Log {
 /// Sends the first `until` records.
 #[derive(Debug, Clone)]
 struct ByHand {
-    log: Arc<Log>,
+    log: Arc<Records>,
     until: usize,
 }
 
-impl ByHand {
+#[async_trait]
+impl Log for ByHand {
+    fn opened(&self) -> Opened {
+        opened()
+    }
+
+    fn segmenter(&self) -> Arc<dyn Segmenter> {
+        Arc::new(OplogSegments)
+    }
+
+    async fn find_end(&self, store: &dyn Store, opened: &Opened) -> Result<End, ArchiveError> {
+        chained::find_end(store, opened.lineage, OPLOG_EPOCH, &OplogSegments).await
+    }
+
     async fn send(self, start: CaptureStart) -> Result<(), PipelineError> {
         let (ring, held) = (start.ring, start.held);
         let from = held.last.as_ref().map_or(held.next, |last| last.begin);
@@ -106,75 +113,6 @@ impl ByHand {
     }
 }
 
-#[derive(Debug)]
-struct Nothing;
-
-impl CommitTimes for Nothing {
-    fn first(&self, _start: Offset, _raw: &[u8]) -> Option<Timestamp> {
-        None
-    }
-}
-
-impl SegmentIndexer for Nothing {
-    fn version(&self) -> u32 {
-        1
-    }
-    fn feed(&mut self, _slot: &Slot, _offset: u64, _raw: &[u8]) {}
-    fn finish(&mut self, _slot: &Slot, _raw_len: u64) -> Option<Vec<u8>> {
-        None
-    }
-}
-
-#[async_trait]
-impl Bases for Nothing {
-    async fn due(&self, _asked: Asked) -> Result<Due, ArchiveError> {
-        Ok(Due::Never)
-    }
-    async fn take(&self, _options: &BaseOptions) -> Result<Complete, BaseError> {
-        Err(BaseError::CompressorGone)
-    }
-}
-
-#[async_trait]
-impl Source for ByHand {
-    async fn open(&self, _ground: &Ground, _new: bool) -> Result<Opened, PipelineError> {
-        Ok(opened())
-    }
-    async fn continues(&self, _ground: &Ground, _opened: &Opened) -> Result<(), PipelineError> {
-        Ok(())
-    }
-    async fn is_ahead(&self, _ground: &Ground, _opened: &Opened) -> Result<bool, PipelineError> {
-        Ok(false)
-    }
-    async fn is_streamed(&self) -> Result<Option<bool>, PipelineError> {
-        Ok(None)
-    }
-    fn is_held(&self) -> PipelineError {
-        PipelineError::Task
-    }
-    async fn goal(&self) -> Result<Arc<dyn Goal>, PipelineError> {
-        Err(PipelineError::Task)
-    }
-    async fn find_end(&self, store: &dyn Store, opened: &Opened) -> Result<End, ArchiveError> {
-        chained::find_end(store, opened.lineage, OPLOG_EPOCH, &OplogSegments).await
-    }
-    fn segmenter(&self, _opened: &Opened) -> Arc<dyn Segmenter> {
-        Arc::new(OplogSegments)
-    }
-    fn commits(&self, _opened: &Opened) -> Arc<dyn CommitTimes> {
-        Arc::new(Nothing)
-    }
-    fn indexer(&self, _opened: &Opened) -> Box<dyn SegmentIndexer> {
-        Box::new(Nothing)
-    }
-    fn capture(&self, start: CaptureStart) -> BoxFuture<'static, Result<(), PipelineError>> {
-        self.clone().send(start).boxed()
-    }
-    fn bases(&self, _beside: Beside) -> Arc<dyn Bases> {
-        Arc::new(Nothing)
-    }
-}
-
 fn opened() -> Opened {
     let identity = Identity {
         format: FORMAT_VERSION,
@@ -187,15 +125,10 @@ fn opened() -> Opened {
     Opened { lineage: Lineage(1), identity, fresh: false }
 }
 
-async fn store(root: &Path) -> Arc<dyn Store> {
-    let address = root.join("archive").display().to_string();
-    url::open(&address, Access::ReadWrite).await.expect("a folder store")
-}
-
 /// A pipeline at the end of what store and spool hold.
 async fn begin(root: &Path, source: ByHand, stop: &CancellationToken, codec: Codec) -> Running {
     let clock = Arc::new(SystemClock::new());
-    let store = store(root).await;
+    let store = archive(root).await;
     let writer = take_writer(&*store, Lineage(1), &*clock, "here".to_owned()).await;
     let ground = Ground {
         store,
@@ -205,7 +138,7 @@ async fn begin(root: &Path, source: ByHand, stop: &CancellationToken, codec: Cod
         level: Arc::new(SpoolLevel::new(ByteCount(1 << 30))),
     };
     let settings = Settings {
-        source: Arc::new(source),
+        source: Arc::new(LogAlone(source)),
         spool: root.join("spool"),
         codec,
         flush: Duration::from_millis(20),
@@ -267,7 +200,7 @@ async fn archived(store: &dyn Store) -> Vec<u8> {
 
 fn killed_again_and_again(codec: Codec, between: impl Fn(&Path, usize)) {
     let root = tempfile::tempdir().expect("a folder");
-    let log = Arc::new(Log::new(400));
+    let log = Arc::new(Records::new(400));
     for round in 1..=8_usize {
         let source = ByHand { log: log.clone(), until: round * 45 };
         // Somewhere inside what this round adds.
@@ -283,7 +216,7 @@ fn killed_again_and_again(codec: Codec, between: impl Fn(&Path, usize)) {
         let running = stored(running, all).await;
         stop.cancel();
         running.finish(LastTail::Awaited).await.expect("a clean end");
-        let found = archived(&*store(root.path()).await).await;
+        let found = archived(&*archive(root.path()).await).await;
         assert_eq!(found.len() as u64, all);
         assert!(found == log.raw(), "the archive is not what was pushed");
     });

@@ -2,17 +2,15 @@
 
 use std::sync::Arc;
 
-use proto::archive::layout::{Lineage, OPLOG_EPOCH};
-use proto::clock::SystemClock;
+use proto::archive::layout::OPLOG_EPOCH;
 use proto::disk::SystemDisk;
 use proto::position::Offset;
 use proto::segment::{Codec, Engine, Frame, Hash, SegmentHead};
-use proto::store::{Access, Store, url};
 
-use super::health::Health;
 use super::tails::Grown;
-use super::{ShipError, ShipTools, TailChain};
+use super::{ShipError, TailChain};
 use crate::spool::{OpenFile, OpenState, OplogSegments, Segmenter};
+use crate::testing::{archive, tools};
 
 fn head(writer: u64) -> SegmentHead {
     SegmentHead {
@@ -23,17 +21,6 @@ fn head(writer: u64) -> SegmentHead {
         writer,
         start: Offset(0),
         previous: Hash::NONE,
-    }
-}
-
-fn tools(store: Arc<dyn Store>, writer: u64) -> ShipTools {
-    ShipTools {
-        store,
-        disk: Arc::new(SystemDisk),
-        health: Arc::new(Health::new(Arc::new(SystemClock::new()))),
-        lineage: Lineage(1),
-        writer,
-        codec: Codec::Lz4,
     }
 }
 
@@ -51,8 +38,7 @@ fn state(dir: &std::path::Path, writer: u64, raw: &[u8]) -> OpenState {
 /// What becomes of our first `ours` where an older writer has put `theirs`.
 async fn grown(ours: &[u8], then: &[u8], theirs: &[u8]) -> Vec<Result<Grown, ShipError>> {
     let root = tempfile::tempdir().expect("a folder");
-    let address = root.path().join("archive").display().to_string();
-    let store = url::open(&address, Access::ReadWrite).await.expect("a store");
+    let store = archive(root.path()).await;
     let name = OplogSegments.named(OPLOG_EPOCH, 7, Offset(0)).name.name;
     let older = state(&root.path().join("older"), 1, theirs);
     let mut chain = TailChain::new(head(1), name.clone());

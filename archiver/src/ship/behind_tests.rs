@@ -11,30 +11,17 @@ use proto::position::{ByteCount, Epoch, Offset, Position};
 use proto::postgres::lsn::SegmentSize;
 use proto::segment::{Codec, Engine, Frame, Hash, SegmentHead};
 use proto::store::fault::{Fault, FaultStore, Op, Rule};
-use proto::store::{Access, Class, Key, Store, url};
+use proto::store::{Class, Key, Store};
 use tokio::sync::mpsc;
 
-use super::health::Health;
 use super::resume::take_writer;
-use super::{AckFrom, ShipError, ShipStart, ShipTools, Shipper};
-use crate::seal::{IndexQueue, SegmentIndexer};
-use crate::spool::{OpenFile, SealedFile, Slot, SpoolLevel, WalSegments};
+use super::{AckFrom, ShipError, ShipStart, Shipper};
+use crate::seal::IndexQueue;
+use crate::spool::{OpenFile, SealedFile, SpoolLevel, WalSegments};
+use crate::testing::{NoIndex, archive, tools};
 
 const SIZE: SegmentSize = SegmentSize::DEFAULT;
 const PATIENCE: Duration = Duration::from_secs(60);
-
-#[derive(Debug)]
-struct Nothing;
-
-impl SegmentIndexer for Nothing {
-    fn version(&self) -> u32 {
-        1
-    }
-    fn feed(&mut self, _slot: &Slot, _offset: u64, _raw: &[u8]) {}
-    fn finish(&mut self, _slot: &Slot, _raw_len: u64) -> Option<Vec<u8>> {
-        None
-    }
-}
 
 fn sealed(dir: &Path, number: u64) -> SealedFile {
     let start = Offset(number * SIZE.bytes());
@@ -65,22 +52,10 @@ async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     assert!(tokio::time::timeout(PATIENCE, wait).await.is_ok(), "{what}");
 }
 
-fn tools(store: Arc<dyn Store>, writer: u64) -> ShipTools {
-    ShipTools {
-        store,
-        disk: Arc::new(SystemDisk),
-        health: Arc::new(Health::new(Arc::new(SystemClock::new()))),
-        lineage: Lineage(1),
-        writer,
-        codec: Codec::Lz4,
-    }
-}
-
 #[tokio::test]
 async fn a_writer_that_meets_no_fence_learns_of_a_newer_one_from_the_ledger() {
     let root = tempfile::tempdir().expect("a folder");
-    let address = root.path().join("archive").display().to_string();
-    let store = url::open(&address, Access::ReadWrite).await.expect("a store");
+    let store = archive(root.path()).await;
     let clock = SystemClock::new();
     let take = async |host: &str| take_writer(&*store, Lineage(1), &clock, host.to_owned()).await;
     let (own, newer) = (take("a").await.expect("taken"), take("b").await.expect("taken"));
@@ -90,7 +65,7 @@ async fn a_writer_that_meets_no_fence_learns_of_a_newer_one_from_the_ledger() {
     let file = sealed(&dir, 1);
     level.set(file.file_len);
     let (_events, inbox) = mpsc::unbounded_channel();
-    let (index, _indexing) = IndexQueue::start(Box::new(Nothing), tools.clone(), level.clone());
+    let (index, _indexing) = IndexQueue::start(Box::new(NoIndex), tools.clone(), level.clone());
     let start = ShipStart { stored: None, chain: None, sealed: vec![file] };
     let (shipper, _durable) = Shipper::new(tools, AckFrom::Store, level, index, inbox, start);
     let ended = tokio::time::timeout(PATIENCE, shipper.run()).await.expect("it ends");
@@ -105,9 +80,7 @@ async fn a_writer_that_meets_no_fence_learns_of_a_newer_one_from_the_ledger() {
 #[tokio::test]
 async fn a_segment_leaves_the_spool_only_once_the_store_holds_all_before_it() {
     let root = tempfile::tempdir().expect("a folder");
-    let address = root.path().join("archive").display().to_string();
-    let folder = url::open(&address, Access::ReadWrite).await.expect("a store");
-    let (store, faults) = FaultStore::new(folder, 1);
+    let (store, faults) = FaultStore::new(archive(root.path()).await, 1);
     let dir = root.path().join("spool");
     std::fs::create_dir_all(&dir).expect("a folder");
     let files = [sealed(&dir, 1), sealed(&dir, 2)];
@@ -120,7 +93,7 @@ async fn a_segment_leaves_the_spool_only_once_the_store_holds_all_before_it() {
     level.set(files.iter().map(|file| file.file_len).sum());
     let tools = tools(store.clone(), 1);
     let (_events, inbox) = mpsc::unbounded_channel();
-    let (index, _indexing) = IndexQueue::start(Box::new(Nothing), tools.clone(), level.clone());
+    let (index, _indexing) = IndexQueue::start(Box::new(NoIndex), tools.clone(), level.clone());
     let start = ShipStart { stored: None, chain: None, sealed: files.into() };
     let (shipper, _durable) = Shipper::new(tools, AckFrom::Spool, level, index, inbox, start);
     let running = tokio::spawn(shipper.run());

@@ -78,20 +78,16 @@ pub async fn fence(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use proto::archive::chain;
     use proto::archive::identity::PostgresIdentity;
-    use proto::clock::SystemClock;
-    use proto::disk::SystemDisk;
     use proto::position::{Epoch, Offset};
     use proto::postgres::lsn::{SegmentId, SegmentSize, Timeline};
     use proto::segment::{Codec, Frame, Hash, TailHeader};
-    use proto::store::{Access, Body, url};
+    use proto::store::Body;
 
     use super::*;
-    use crate::ship::health::Health;
     use crate::source::postgres::end::find_end;
+    use crate::testing::{archive, tools};
 
     const LINEAGE: Lineage = Lineage(1);
     const SIZE: SegmentSize = SegmentSize::DEFAULT;
@@ -129,8 +125,7 @@ mod tests {
     #[tokio::test]
     async fn a_writer_that_goes_on_while_it_is_fenced_is_followed_and_then_fenced() {
         let folder = tempfile::tempdir().expect("a folder");
-        let address = folder.path().join("archive").display().to_string();
-        let store = url::open(&address, Access::ReadWrite).await.expect("a folder store");
+        let store = archive(folder.path()).await;
         let identity = PostgresIdentity {
             segment_bytes: SIZE,
             version_num: 180_000,
@@ -148,15 +143,8 @@ mod tests {
         // Between the look and the fence.
         put(1, 100, 20).await;
         put(2, 120, 30).await;
-        let tools = ShipTools {
-            store: store.clone(),
-            disk: Arc::new(SystemDisk),
-            health: Arc::new(Health::new(Arc::new(SystemClock::new()))),
-            lineage: LINEAGE,
-            writer: 2,
-            codec: Codec::Lz4,
-        };
-        let fenced = fence(&tools, Engine::Postgresql, &mut end).await.expect("fenced");
+        let fenced =
+            fence(&tools(store.clone(), 2), Engine::Postgresql, &mut end).await.expect("fenced");
         let chain = fenced.expect("a chain");
         assert_eq!(end.store.raw, [1; 150]);
         let reached = Position::new(Epoch(1), Offset(first().start(SIZE).0 + 150));

@@ -125,10 +125,11 @@ mod tests {
     use proto::segment::{
         Codec, Engine, Frame, OpenSegment, SegmentHead, TailHeader, TailKind, Watermark,
     };
-    use proto::store::{Access, Body, url};
+    use proto::store::Body;
 
     use super::*;
     use crate::spool::WalSegments;
+    use crate::testing::archive;
     use proto::postgres::lsn::{SegmentId, SegmentSize};
 
     const SIZE: SegmentSize = SegmentSize::DEFAULT;
@@ -176,8 +177,7 @@ mod tests {
 
     async fn store_with(objects: &[(Key, Vec<u8>)]) -> (tempfile::TempDir, Arc<dyn Store>) {
         let folder = tempfile::tempdir().expect("a folder");
-        let address = folder.path().join("archive").display().to_string();
-        let store = url::open(&address, Access::ReadWrite).await.expect("a folder store");
+        let store = archive(folder.path()).await;
         for (key, object) in objects {
             store.put(key, &Body::from(object.clone())).await.expect("put");
         }

@@ -3,17 +3,16 @@
 use std::path::Path;
 
 use proto::archive::chain;
-use proto::clock::SystemClock;
 use proto::disk::SystemDisk;
 use proto::position::{Epoch, Position};
 use proto::postgres::lsn::SegmentSize;
 use proto::segment::Engine;
-use proto::store::{Access, url};
 use proto::timestamp::Timestamp;
 
 use super::super::shipper::ship_tail;
 use super::*;
 use crate::spool::{OpenFile, STOP_EVERY, WalSegments};
+use crate::testing::{archive, tools};
 
 const PIECE: usize = 256 << 10;
 const START: u64 = 5 * SegmentSize::DEFAULT.bytes();
@@ -28,18 +27,6 @@ fn noise(len: usize) -> Vec<u8> {
         state.to_le_bytes()
     };
     (0..len / 8).flat_map(step).collect()
-}
-
-async fn tools(folder: &Path) -> ShipTools {
-    let address = folder.join("archive").display().to_string();
-    ShipTools {
-        store: url::open(&address, Access::ReadWrite).await.expect("a folder store"),
-        disk: Arc::new(SystemDisk),
-        health: Arc::new(Health::new(Arc::new(SystemClock::default()))),
-        lineage: Lineage(1),
-        writer: 1,
-        codec: Codec::Lz4,
-    }
 }
 
 fn open_file(folder: &Path) -> OpenFile {
@@ -67,7 +54,7 @@ fn append(open: &mut OpenFile, raw: &[u8]) {
 #[tokio::test]
 async fn a_tail_is_of_bounded_size_however_late_it_is() {
     let folder = tempfile::tempdir().expect("a folder");
-    let tools = tools(folder.path()).await;
+    let tools = tools(archive(folder.path()).await, 1);
     let mut open = open_file(folder.path());
     let raw = noise(9 << 20);
     append(&mut open, &raw);
@@ -95,7 +82,7 @@ async fn a_tail_is_of_bounded_size_however_late_it_is() {
 #[tokio::test]
 async fn a_chain_that_ends_within_a_frame_of_the_spool_goes_on_with_the_very_next_byte() {
     let folder = tempfile::tempdir().expect("a folder");
-    let tools = tools(folder.path()).await;
+    let tools = tools(archive(folder.path()).await, 1);
     let raw = noise(5 << 20);
     // What an earlier run put: its frames were others.
     let held = 3 * PIECE + 1000;
@@ -124,7 +111,7 @@ async fn a_chain_that_ends_within_a_frame_of_the_spool_goes_on_with_the_very_nex
 #[tokio::test]
 async fn an_older_writer_that_is_always_faster_is_fenced_all_the_same() {
     let folder = tempfile::tempdir().expect("a folder");
-    let older = tools(folder.path()).await;
+    let older = tools(archive(folder.path()).await, 1);
     let newer = ShipTools { writer: 2, ..older.clone() };
     let raw = noise(3 * PIECE);
     let mut open = open_file(folder.path());

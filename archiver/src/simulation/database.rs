@@ -9,30 +9,24 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use proto::archive::ArchiveError;
-use proto::archive::base::Complete;
 use proto::position::{Offset, Position};
 use proto::postgres::lsn::{Lsn, SegmentSize};
 use proto::segment::Watermark;
 use proto::store::Store;
-use proto::timestamp::Timestamp;
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
 
 use super::store::MemoryStore;
-use crate::base::schedule::Due;
-use crate::base::{BaseError, BaseOptions};
-use crate::pipeline::{Ground, Opened, PipelineError};
+use crate::pipeline::{Opened, PipelineError};
 use crate::ring::Item;
 use crate::seal::SegmentIndexer;
 use crate::ship::AckFrom;
 use crate::ship::resume::End;
+use crate::source::CaptureStart;
 use crate::source::postgres::end;
-use crate::source::{Asked, Bases, Beside, CaptureStart, Goal, Source};
 use crate::spool::{Segmenter, Slot, WalSegments};
-use crate::watch::lag::CommitTimes;
+use crate::testing::Log;
 use crate::watch::state::Phase;
 
 pub(super) const SEGMENT: u64 = 1 << 20;
@@ -220,54 +214,31 @@ impl Streamed {
 }
 
 #[async_trait]
-impl Source for Streamed {
-    async fn open(&self, _ground: &Ground, _new: bool) -> Result<Opened, PipelineError> {
-        Ok(super::opened())
+impl Log for Streamed {
+    fn opened(&self) -> Opened {
+        super::opened()
     }
-    async fn continues(&self, _ground: &Ground, _opened: &Opened) -> Result<(), PipelineError> {
-        Ok(())
+
+    fn segmenter(&self) -> Arc<dyn Segmenter> {
+        Arc::new(WalSegments(size()))
     }
-    async fn is_ahead(&self, _ground: &Ground, _opened: &Opened) -> Result<bool, PipelineError> {
-        Ok(false)
+
+    fn indexer(&self) -> Box<dyn SegmentIndexer> {
+        Box::new(Plain)
     }
-    async fn is_streamed(&self) -> Result<Option<bool>, PipelineError> {
-        Ok(None)
-    }
-    fn is_held(&self) -> PipelineError {
-        PipelineError::Task
-    }
-    async fn goal(&self) -> Result<Arc<dyn Goal>, PipelineError> {
-        Err(PipelineError::Task)
-    }
+
     async fn find_end(&self, store: &dyn Store, opened: &Opened) -> Result<End, ArchiveError> {
         end::find_end(store, opened.lineage, opened.postgres()).await
     }
-    fn segmenter(&self, _opened: &Opened) -> Arc<dyn Segmenter> {
-        Arc::new(WalSegments(size()))
-    }
-    fn commits(&self, _opened: &Opened) -> Arc<dyn CommitTimes> {
-        Arc::new(Plain)
-    }
-    fn indexer(&self, _opened: &Opened) -> Box<dyn SegmentIndexer> {
-        Box::new(Plain)
-    }
-    fn capture(&self, start: CaptureStart) -> BoxFuture<'static, Result<(), PipelineError>> {
-        self.clone().run(start).boxed()
-    }
-    fn bases(&self, _beside: Beside) -> Arc<dyn Bases> {
-        Arc::new(Plain)
+
+    async fn send(self, start: CaptureStart) -> Result<(), PipelineError> {
+        self.run(start).await
     }
 }
 
 /// Nothing is read out of bytes without a meaning; an index is made all the same.
 #[derive(Debug)]
 struct Plain;
-
-impl CommitTimes for Plain {
-    fn first(&self, _start: Offset, _raw: &[u8]) -> Option<Timestamp> {
-        None
-    }
-}
 
 impl SegmentIndexer for Plain {
     fn version(&self) -> u32 {
@@ -276,16 +247,6 @@ impl SegmentIndexer for Plain {
     fn feed(&mut self, _slot: &Slot, _offset: u64, _raw: &[u8]) {}
     fn finish(&mut self, slot: &Slot, raw_len: u64) -> Option<Vec<u8>> {
         Some(format!("{} {raw_len}", slot.number).into_bytes())
-    }
-}
-
-#[async_trait]
-impl Bases for Plain {
-    async fn due(&self, _asked: Asked) -> Result<Due, ArchiveError> {
-        Ok(Due::Never)
-    }
-    async fn take(&self, _options: &BaseOptions) -> Result<Complete, BaseError> {
-        Err(BaseError::CompressorGone)
     }
 }
 

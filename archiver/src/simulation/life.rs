@@ -25,6 +25,7 @@ use crate::ship::AckFrom;
 use crate::ship::health::Health;
 use crate::ship::resume::take_writer;
 use crate::spool::SpoolLevel;
+use crate::testing::LogAlone;
 
 /// Room on a disk that has enough of it.
 const ROOMY: u64 = 256 << 20;
@@ -125,7 +126,7 @@ impl Machine {
             level: Arc::new(SpoolLevel::on(disk, dir, ByteCount(max))),
         };
         let settings = Settings {
-            source: Arc::new(Streamed { database: self.database.clone(), breaks }),
+            source: Arc::new(LogAlone(Streamed { database: self.database.clone(), breaks })),
             spool: dir.to_owned(),
             codec: self.codec,
             flush: Duration::from_millis([20, 200, 1000][self.rng.random_range(0..3)]),

@@ -8,6 +8,7 @@ pub mod user;
 pub mod scratch;
 pub mod ports;
 pub mod process;
+mod server;
 pub mod fetch;
 pub mod certificates;
 pub mod hashes;

@@ -2,9 +2,7 @@
 //! own. Two instances with a port in common mix up each other's routing, because its unix sockets
 //! are named after ports: so every port is given, and locked (see `ports`).
 
-use std::fs::OpenOptions;
-use std::process::{Child, Stdio};
-use std::sync::{Mutex, OnceLock};
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail};
 use aws_sdk_s3::config::{BehaviorVersion, Region};
@@ -14,7 +12,8 @@ use crate::fetch;
 use crate::ports::Port;
 use crate::process::{self, Death, Signal};
 use crate::scratch::Folder;
-use crate::wait::{self, Deadline};
+use crate::server::Server;
+use crate::wait::Deadline;
 
 pub const REGION: &str = "us-east-1";
 
@@ -82,7 +81,7 @@ impl Identity {
 /// A running server; it and its data go when this value goes.
 #[derive(Debug)]
 pub struct Seaweed {
-    child: Mutex<Option<Child>>,
+    server: Server,
     s3: Port,
     others: Vec<(&'static str, Port)>,
     folder: Folder,
@@ -117,7 +116,8 @@ impl Seaweed {
         std::fs::write(folder.path().join("s3.json"), config)?;
         let others =
             PORTS.iter().map(|&name| Ok((name, Port::take()?))).collect::<Result<Vec<_>>>()?;
-        let seaweed = Self { child: Mutex::new(None), s3: Port::take()?, others, folder };
+        let server = Server::new("the S3 server", folder.path());
+        let seaweed = Self { server, s3: Port::take()?, others, folder };
         seaweed.remove_sockets();
         seaweed.start()?;
         Ok(seaweed)
@@ -134,14 +134,7 @@ impl Seaweed {
 
     /// Starts it on the data that it has, and waits until it takes an object.
     pub fn start(&self) -> Result<()> {
-        let program = fetch::seaweedfs()?;
-        let mut child = self.child.lock().expect("no panic under this lock");
-        if child.is_some() {
-            bail!("the S3 server is already running");
-        }
-        let log = self.folder.path().join("server.log");
-        let log = OpenOptions::new().create(true).append(true).open(log)?;
-        let mut weed = process::command(program, None, Death::Kill);
+        let mut weed = process::command(fetch::seaweedfs()?, None, Death::Kill);
         weed.current_dir(self.folder.path())
             .env("TMPDIR", self.folder.sub("tmp")?)
             .env("HOME", self.folder.path())
@@ -155,9 +148,7 @@ impl Seaweed {
             // two, whereupon puts fail with 500; and a restart waits for an election.
             .args(["-master.telemetry=false", "-volume.max=60", "-master.volumeSizeLimitMB=1024"])
             .args(["-master.electionTimeout=1s", "-master.heartbeatInterval=100ms"]);
-        weed.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        *child = Some(process::spawn(weed)?);
-        drop(child);
+        self.server.launch(weed)?;
         self.await_ready(&Deadline::seconds(120))
     }
 
@@ -171,39 +162,25 @@ impl Seaweed {
                 put.body(ByteStream::from_static(b"ready")).send().await.is_ok()
             }
         };
-        wait::until(deadline, "the S3 server to take an object", || {
-            if !self.is_running() {
-                bail!("the S3 server ended:\n{}", self.log_tail());
-            }
-            Ok(blocking(bucket_there())?.then_some(()))
-        })
-        .with_context(|| self.log_tail())
+        self.server.await_ready(deadline, || blocking(bucket_there()))
     }
 
     pub fn is_running(&self) -> bool {
-        let mut child = self.child.lock().expect("no panic under this lock");
-        child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+        self.server.is_running()
     }
 
     /// Ends it at once: SIGTERM would take ten seconds.
     pub fn kill9(&self) -> Result<()> {
-        let child = self.child.lock().expect("no panic under this lock").take();
-        process::end(&mut child.context("the S3 server is not running")?);
-        Ok(())
+        self.server.kill9()
     }
 
     /// Requests hang from here on: connections stay open, and nothing answers.
     pub fn pause(&self) -> Result<()> {
-        self.signal(Signal::STOP)
+        self.server.signal(Signal::STOP)
     }
 
     pub fn resume(&self) -> Result<()> {
-        self.signal(Signal::CONT)
-    }
-
-    fn signal(&self, signal: Signal) -> Result<()> {
-        let child = self.child.lock().expect("no panic under this lock");
-        process::signal(child.as_ref().context("the S3 server is not running")?, signal)
+        self.server.signal(Signal::CONT)
     }
 
     pub fn port(&self) -> u16 {
@@ -291,17 +268,12 @@ impl Seaweed {
             }
         }
     }
-
-    fn log_tail(&self) -> String {
-        process::tail_of(&self.folder.path().join("server.log"), 20)
-    }
 }
 
 impl Drop for Seaweed {
     fn drop(&mut self) {
-        if let Some(mut child) = self.child.get_mut().map(Option::take).unwrap_or_default() {
-            process::end(&mut child);
-        }
+        // It may have been killed.
+        let _ = self.server.kill9();
         self.remove_sockets();
     }
 }

@@ -11,6 +11,7 @@ use super::{Access, Node, ROOT, ROOT_PASSWORD, ReplicaSet};
 use crate::certificates::Authority;
 use crate::ports::Port;
 use crate::scratch::Folder;
+use crate::server::Server;
 use crate::wait::{self, Deadline};
 use crate::{fetch, user};
 
@@ -166,7 +167,7 @@ impl Builder {
             program,
             arguments: arguments.collect(),
             access,
-            child: Mutex::new(None),
+            server: Server::new("mongod", folder.path()),
             client: Mutex::new(None),
             data,
             port: Port::take()?,

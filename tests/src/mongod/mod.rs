@@ -14,7 +14,6 @@ mod archived;
 mod events;
 
 use std::path::{Path, PathBuf};
-use std::process::Child;
 use std::sync::Mutex;
 
 use ::mongodb::Client;
@@ -28,8 +27,8 @@ pub use set::ReplicaSet;
 
 use crate::certificates::Authority;
 use crate::ports::Port;
-use crate::process;
 use crate::scratch::Folder;
+use crate::server::Server;
 
 /// Who may do everything, on servers made with [`Builder::auth`].
 pub const ROOT: &str = "root";
@@ -41,7 +40,7 @@ pub struct Node {
     program: PathBuf,
     arguments: Vec<String>,
     access: Access,
-    child: Mutex<Option<Child>>,
+    server: Server,
     client: Mutex<Option<Client>>,
     data: PathBuf,
     port: Port,
@@ -88,19 +87,13 @@ impl Node {
         &self.data
     }
 
-    pub fn log_path(&self) -> PathBuf {
-        self.folder.path().join("server.log")
-    }
-
     /// The server's log so far.
     pub fn log(&self) -> String {
-        std::fs::read(self.log_path())
-            .map(|raw| String::from_utf8_lossy(&raw).into_owned())
-            .unwrap_or_default()
+        self.server.log()
     }
 
     fn log_tail(&self) -> String {
-        process::tail_of(&self.log_path(), 15)
+        self.server.log_tail()
     }
 
     /// This server alone, whatever set it is of, as one who may do everything.

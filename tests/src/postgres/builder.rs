@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 
 use anyhow::{Context, Result};
 
@@ -12,6 +11,7 @@ use crate::fetch;
 use crate::ports::Port;
 use crate::process;
 use crate::scratch::Folder;
+use crate::server::Server;
 
 /// What every cluster runs with: small, and everything a replication client needs.
 const SETTINGS: &[&str] = &[
@@ -171,7 +171,7 @@ impl Builder {
             environment,
             authority: None,
             tablespaces: BTreeMap::new(),
-            child: Mutex::new(None),
+            server: Server::new("PostgreSQL", folder.path()),
             port: Port::take()?,
             folder,
         })

@@ -1,14 +1,12 @@
 //! Starting, stopping, killing and promoting a server, always by its own pid.
 
-use std::fs::OpenOptions;
-
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use rustix::process::Pid;
 
 use super::Cluster;
 use crate::process::{self, Death, Signal};
 use crate::user;
-use crate::wait::{self, Deadline};
+use crate::wait::Deadline;
 
 /// How to stop, as in `pg_ctl stop -m`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,11 +39,6 @@ impl Cluster {
 
     /// Starts it with more `-c` settings, and does not wait.
     pub fn launch(&self, settings: &[(&str, &str)]) -> Result<()> {
-        let mut child = self.child.lock().expect("no panic under this lock");
-        if child.is_some() {
-            bail!("the server on port {} is already running", self.port());
-        }
-        let log = OpenOptions::new().create(true).append(true).open(self.log_path())?;
         // Through `env`: what libfaketime makes in setpriv would belong to root.
         let mut command = process::command("env", user::server_user(), Death::Quit);
         self.prepare(&mut command);
@@ -60,46 +53,29 @@ impl Cluster {
         for (name, value) in settings {
             command.args(["-c", &format!("{name}={value}")]);
         }
-        command.stdin(std::process::Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        *child = Some(process::spawn(command)?);
-        Ok(())
+        self.server.launch(command)
     }
 
     /// Waits as pg_ctl does: the eighth line of postmaster.pid says `ready` or `standby`.
     pub fn await_ready(&self, deadline: &Deadline) -> Result<()> {
-        wait::until(deadline, "PostgreSQL to take connections", || {
-            if let Some(status) = self.exit_status()? {
-                let log = process::tail_of(&self.log_path(), 30);
-                bail!("PostgreSQL {} did not start ({status}):\n{log}", self.major);
-            }
+        self.server.await_ready(deadline, || {
             let Ok(text) = std::fs::read_to_string(self.data.join("postmaster.pid")) else {
-                return Ok(None);
+                return Ok(false);
             };
             let mut lines = text.lines();
             let ours = lines.next().and_then(|line| line.parse().ok()) == self.pid();
             let state = lines.nth(6).map(str::trim);
-            Ok((ours && matches!(state, Some("ready" | "standby"))).then_some(()))
+            Ok(ours && matches!(state, Some("ready" | "standby")))
         })
     }
 
     /// The postmaster's pid while it runs.
     pub fn pid(&self) -> Option<u32> {
-        self.child.lock().expect("no panic under this lock").as_ref().map(std::process::Child::id)
-    }
-
-    /// How it ended, if it ended by itself.
-    fn exit_status(&self) -> Result<Option<std::process::ExitStatus>> {
-        let mut child = self.child.lock().expect("no panic under this lock");
-        let Some(running) = child.as_mut() else { bail!("the server was not started") };
-        let status = running.try_wait()?;
-        if status.is_some() {
-            *child = None;
-        }
-        Ok(status)
+        self.server.pid()
     }
 
     pub fn is_running(&self) -> bool {
-        matches!(self.exit_status(), Ok(None))
+        self.server.is_running()
     }
 
     /// Stops it and waits until it has stopped.
@@ -116,14 +92,12 @@ impl Cluster {
 
     /// Asks it to stop and does not wait.
     pub fn request_stop(&self, mode: Stop) -> Result<()> {
-        let child = self.child.lock().expect("no panic under this lock");
-        process::signal(child.as_ref().context("the server was not started")?, mode.signal())
+        self.server.signal(mode.signal())
     }
 
     /// Waits until it has gone by itself, as at a recovery target with `shutdown`.
     pub fn await_exit(&self, deadline: &Deadline) -> Result<()> {
-        wait::until(deadline, "PostgreSQL to stop", || Ok(self.exit_status()?.map(|_| ())))
-            .with_context(|| process::tail_of(&self.log_path(), 15))
+        self.server.await_exit(deadline)
     }
 
     pub fn restart(&self) -> Result<()> {
@@ -134,33 +108,34 @@ impl Cluster {
     /// SIGKILL for the postmaster and all its children: as if the machine had crashed, but for the
     /// page cache.
     pub fn kill9(&self) -> Result<()> {
-        let child = self.child.lock().expect("no panic under this lock").take();
-        let mut child = child.context("the server was not started")?;
         // Stopped first: it could fork between the look and the kill.
-        process::signal(&child, Signal::STOP)?;
-        let children: Vec<Pid> = process::children_of(child.id());
-        process::end(&mut child);
+        self.server.signal(Signal::STOP)?;
+        let children = self.children();
+        self.server.kill9()?;
         process::kill_all(&children)
     }
 
     /// Freezes or resumes the postmaster and its children.
     pub fn pause(&self, paused: bool) -> Result<()> {
-        let guard = self.child.lock().expect("no panic under this lock");
-        let child = guard.as_ref().context("the server was not started")?;
         let signal = if paused { Signal::STOP } else { Signal::CONT };
-        process::signal(child, signal)?;
-        for pid in process::children_of(child.id()) {
+        self.server.signal(signal)?;
+        for pid in self.children() {
             // One that has just ended is no error.
             let _ = rustix::process::kill_process(pid, signal);
         }
         Ok(())
     }
 
+    /// The postmaster's children.
+    fn children(&self) -> Vec<Pid> {
+        self.pid().map(process::children_of).unwrap_or_default()
+    }
+
     /// Ends recovery and waits until it takes writes.
     pub fn promote(&self) -> Result<()> {
         let answer = self.value("postgres", "SELECT pg_promote(true, 120)")?;
         if answer != "t" {
-            bail!("pg_promote answered {answer}:\n{}", process::tail_of(&self.log_path(), 15));
+            bail!("pg_promote answered {answer}:\n{}", self.server.log_tail());
         }
         Ok(())
     }
@@ -173,8 +148,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        let child = self.child.get_mut().map(Option::take).unwrap_or_default();
-        if let Some(mut child) = child {
+        if let Some(mut child) = self.server.take() {
             // It may be frozen; then nothing but CONT lets it see the rest.
             for signal in [Signal::QUIT, Signal::CONT] {
                 let _ = process::signal(&child, signal);

@@ -12,8 +12,7 @@ mod fill;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
-use std::sync::Mutex;
+use std::process::Command;
 
 use anyhow::Result;
 
@@ -26,6 +25,7 @@ use crate::certificates::Authority;
 use crate::ports::Port;
 use crate::process::{self, Death};
 use crate::scratch::Folder;
+use crate::server::Server;
 use crate::user;
 
 /// The superuser of every cluster; it needs no password on the unix socket.
@@ -40,7 +40,7 @@ pub struct Cluster {
     environment: Vec<(String, String)>,
     authority: Option<Authority>,
     tablespaces: BTreeMap<String, PathBuf>,
-    child: Mutex<Option<Child>>,
+    server: Server,
     port: Port,
     // Last: the folder goes after everything in it.
     folder: Folder,
@@ -78,15 +78,9 @@ impl Cluster {
         self.folder.path()
     }
 
-    pub fn log_path(&self) -> PathBuf {
-        self.folder.path().join("server.log")
-    }
-
     /// The server's log so far.
     pub fn log(&self) -> String {
-        std::fs::read(self.log_path())
-            .map(|raw| String::from_utf8_lossy(&raw).into_owned())
-            .unwrap_or_default()
+        self.server.log()
     }
 
     /// A folder beside the data that the server's user may write to.

@@ -45,7 +45,7 @@ impl Cluster {
         wait::until(&Deadline::seconds(60), "the standby to stream", || {
             Ok((self.value("postgres", query)? == "1").then_some(()))
         })
-        .with_context(|| process::tail_of(&self.log_path(), 15))
+        .with_context(|| self.server.log_tail())
     }
 
     /// Waits until this standby has replayed everything that `primary` has written by now.

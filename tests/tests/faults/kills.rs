@@ -31,6 +31,17 @@ pub(crate) fn await_flow(pitrd: &mut Pitrd) -> Result<()> {
     })
 }
 
+/// `kill -9` at random moments while bytes flow, and a start behind each; they flow again in the end.
+pub(crate) fn kill_at_random(pitrd: &mut Pitrd, kills: u32) -> Result<()> {
+    for _ in 0..kills {
+        await_flow(pitrd)?;
+        std::thread::sleep(Duration::from_millis(rand::rng().random_range(0..400)));
+        pitrd.kill9()?;
+        pitrd.start()?;
+    }
+    await_flow(pitrd)
+}
+
 /// What may lie in a spool once everything is in the store: the open segment, and our own marks.
 fn assert_spool_is_clean(pitrd: &Pitrd) -> Result<()> {
     let spool = pitrd.spool()?;
@@ -60,14 +71,7 @@ fn random_kills(version: u32, place: Place, kills: u32) -> Result<()> {
     let mut protected = Protected::around(cluster(version)?, place, &["--flush", "100ms"])?;
     protected.await_base()?;
     let load = protected.cluster.pgbench_start("postgres", 2)?;
-    for _ in 0..kills {
-        await_flow(&mut protected.pitrd)?;
-        let pause = rand::rng().random_range(0..400);
-        std::thread::sleep(Duration::from_millis(pause));
-        protected.pitrd.kill9()?;
-        protected.pitrd.start()?;
-    }
-    await_flow(&mut protected.pitrd)?;
+    kill_at_random(&mut protected.pitrd, kills)?;
     load.stop()?;
     let moment = protected.cluster.record("postgres")?;
     protected.await_everything()?;

@@ -1,15 +1,12 @@
 //! `kill -9` of a sidecar that follows a replica set, and of the set's own members beside it.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
-use rand::Rng;
 use tests::archive::Archive;
 use tests::mongod::{Load, ReplicaSet};
 use tests::scope;
 use tests::wait::Deadline;
 
-use super::kills::await_flow;
+use super::kills::{await_flow, kill_at_random};
 use crate::flow::oplog_capture::{await_archived, more, pitrd};
 
 #[test]
@@ -19,13 +16,7 @@ fn nothing_of_an_oplog_is_lost_by_kills_at_random_moments() -> Result<()> {
     let mut pitrd = pitrd(&set.url(), &archive).args(["--flush", "100ms"]).start()?;
     let load = Load::start(&set, 2)?;
     let kills = scope::scale(10, 30);
-    for _ in 0..kills {
-        await_flow(&mut pitrd)?;
-        std::thread::sleep(Duration::from_millis(rand::rng().random_range(0..400)));
-        pitrd.kill9()?;
-        pitrd.start()?;
-    }
-    await_flow(&mut pitrd)?;
+    kill_at_random(&mut pitrd, kills)?;
     load.stop();
     let archived = await_archived(&set, &archive)?;
     let found = archived.assert_is_of(set.primary()?)?;

@@ -7,9 +7,7 @@ use tests::mongod::{Load, ReplicaSet, blocking};
 
 use super::moment::{self, Moment};
 use super::restored::{self, Taken};
-use super::workload::Workload;
-
-const WINDOW: (&str, &str) = ("minSnapshotHistoryWindowInSeconds", "3600");
+use super::workload::{self, Workload};
 
 async fn now(work: &Workload, label: &'static str) -> Result<Moment> {
     let at = moment::last_write(&work.client).await?;
@@ -68,12 +66,7 @@ fn every_collection_is_byte_equal_to_a_source_of_three_members_at_every_moment()
 }
 
 fn of_a_set(members: usize) -> Result<()> {
-    let source = ReplicaSet::builder(members)
-        .test_commands()
-        .oplog_mb(990)
-        .parameter(WINDOW.0, WINDOW.1)
-        .parameter("ttlMonitorEnabled", "false")
-        .start()?;
+    let source = workload::source(members)?;
     let work = Workload { client: source.client()? };
     blocking(work.begin())?;
     let (taken, moments) = {

@@ -7,16 +7,12 @@ use tests::mongod::{Node, ReplicaSet, blocking};
 use tests::programs::pitr;
 use tests::scratch::Folder;
 
-use super::workload::Workload;
+use super::workload::{self, Workload};
 use super::{archived, moment, restored};
 
 #[test]
 fn a_folder_and_a_set_that_runs_are_restored_to_a_name_a_timestamp_and_a_time() -> Result<()> {
-    let source = ReplicaSet::builder(1)
-        .test_commands()
-        .oplog_mb(990)
-        .parameter("minSnapshotHistoryWindowInSeconds", "3600")
-        .start()?;
+    let source = workload::source(1)?;
     let work = Workload { client: source.client()? };
     blocking(work.begin())?;
     let taken = blocking(restored::base(&work.client))?;

@@ -2,22 +2,17 @@
 
 use anyhow::{Context, Result, ensure};
 use tests::fetch;
-use tests::mongod::{Load, ReplicaSet, blocking};
+use tests::mongod::{Load, blocking};
 use tests::programs::{Pitrd, pitr, pitrd};
 use tests::scratch::Folder;
 use tests::wait::{self, Deadline};
 
-use super::workload::Workload;
+use super::workload::{self, Workload};
 use super::{archived, moment, program};
 
 #[test]
 fn a_protected_replica_set_is_restored_to_a_moment_while_it_is_written() -> Result<()> {
-    let source = ReplicaSet::builder(1)
-        .test_commands()
-        .oplog_mb(990)
-        .parameter("minSnapshotHistoryWindowInSeconds", "3600")
-        .parameter("ttlMonitorEnabled", "false")
-        .start()?;
+    let source = workload::source(1)?;
     let work = Workload { client: source.client()? };
     blocking(work.begin())?;
     let load = Load::start(&source, 1)?;

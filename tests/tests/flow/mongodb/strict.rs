@@ -10,7 +10,7 @@ use tests::mongod::{Load, ReplicaSet, blocking};
 use tests::scope;
 use tests::wait::{self, Deadline};
 
-use super::workload::Workload;
+use super::workload::{self, Workload};
 use super::{moment, restored};
 
 #[test]
@@ -60,12 +60,7 @@ fn is_whole(error: &anyhow::Error) -> bool {
 
 #[test]
 fn a_target_that_is_killed_again_and_again_is_restored_in_the_end() -> Result<()> {
-    let source = ReplicaSet::builder(1)
-        .test_commands()
-        .oplog_mb(990)
-        .parameter("minSnapshotHistoryWindowInSeconds", "3600")
-        .parameter("ttlMonitorEnabled", "false")
-        .start()?;
+    let source = workload::source(1)?;
     let work = Workload { client: source.client()? };
     blocking(work.begin())?;
     let load = Load::start(&source, 2)?;

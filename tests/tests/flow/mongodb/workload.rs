@@ -5,6 +5,17 @@ use std::time::Duration;
 use ::mongodb::{Client, ClientSession};
 use anyhow::{Context, Result};
 use bson::{Binary, Document, Timestamp, doc, spec::BinarySubtype};
+use tests::mongod::ReplicaSet;
+
+/// Servers that take all of it, and show their collections as of each moment of the last hour.
+pub(crate) fn source(members: usize) -> Result<ReplicaSet> {
+    ReplicaSet::builder(members)
+        .test_commands()
+        .oplog_mb(990)
+        .parameter("minSnapshotHistoryWindowInSeconds", "3600")
+        .parameter("ttlMonitorEnabled", "false")
+        .start()
+}
 
 pub(crate) struct Workload {
     pub(crate) client: Client,

@@ -1,5 +1,7 @@
 //! Bases of what is large, of what changes while it is read, and with no more rights than are needed.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use ::mongodb::Client;
 use anyhow::{Context, Result, ensure};
 use bson::{Document, doc};
@@ -28,27 +30,35 @@ async fn fill(client: &Client, name: &str, ids: std::ops::Range<i32>, bytes: usi
     Ok(())
 }
 
-/// Inserts, updates and deletes all over a collection, until what is done beside it ends.
+/// Inserts, updates and deletes all over a collection, until what is done beside it ends. The last
+/// write is waited for: one that was only dropped takes effect at any time.
 async fn while_written<T>(
     client: &Client,
     name: &str,
     ids: i32,
     work: impl Future<Output = Result<T>>,
 ) -> Result<T> {
+    let done = AtomicBool::new(false);
     let writes = async {
         let into = client.database("shop").collection::<Document>(name);
         for n in 0.. {
+            if done.load(Ordering::Relaxed) {
+                break;
+            }
             let id = n * 7919 % ids;
             into.update_one(doc! { "_id": id }, doc! { "$inc": { "n": 1 } }).await?;
             into.delete_one(doc! { "_id": id + 1 }).await?;
             into.insert_one(doc! { "_id": ids + n, "n": 0 }).await?;
         }
-        Ok::<(), anyhow::Error>(())
+        anyhow::Ok(())
     };
-    tokio::select! {
-        done = work => done,
-        failed = writes => failed.and_then(|()| anyhow::bail!("the writer has ended")),
-    }
+    let work = async {
+        let ended = work.await;
+        done.store(true, Ordering::Relaxed);
+        ended
+    };
+    let (ended, ()) = tokio::try_join!(work, writes)?;
+    Ok(ended)
 }
 
 /// The role `root` may read no `system.views`, which a comparison does.

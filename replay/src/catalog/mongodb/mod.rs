@@ -7,6 +7,8 @@
 mod log;
 mod index;
 mod windows;
+#[cfg(test)]
+mod tests;
 
 pub use index::Summaries;
 pub use log::{Head, LogReader};
@@ -22,7 +24,7 @@ use proto::archive::ledger::Entry;
 use proto::mongodb::OplogTs;
 use proto::position::Epoch;
 use proto::segment::{Engine, Watermark};
-use proto::store::{Store, list_all};
+use proto::store::{Object, Store, list_all};
 
 use super::load::{bases, choose, ledger, patient};
 use super::{CatalogError, Damage};
@@ -141,15 +143,13 @@ impl OplogArchive {
 }
 
 async fn sealed(store: &dyn Store, lineage: Lineage) -> Result<Vec<Segment>, CatalogError> {
-    let mut segments = Vec::new();
-    for group in store.folders(&lineage.log_epoch(EPOCH)).await? {
-        for object in list_all(store, &lineage.log_group(EPOCH, &group)).await? {
-            if let Some((first, _)) = mongodb_segment_of(object.key.name()) {
-                segments.push(Segment { first, stored: Stored::Sealed { bytes: object.bytes } });
-            }
-        }
-    }
-    Ok(segments)
+    // All hours in one listing: there are thousands in a year, most with a segment or two.
+    let listed = list_all(store, &lineage.log_epoch(EPOCH)).await?;
+    let segment = |object: Object| {
+        let (first, _) = mongodb_segment_of(object.key.name())?;
+        Some(Segment { first, stored: Stored::Sealed { bytes: object.bytes } })
+    };
+    Ok(listed.into_iter().filter_map(segment).collect())
 }
 
 /// The chains that there are. Those of sealed segments go after a day.

@@ -8,14 +8,14 @@ fn main() -> std::process::ExitCode {
 
 /// Frames are a megabyte each and pass through many threads. Left alone, glibc gives each thread an
 /// arena of its own and raises its thresholds with what it sees: hundreds of megabytes that nobody
-/// uses (mallopt(3)). What is above two megabytes goes back at once: parts of a base do; frames and
-/// what a server answers come again at once, and would cost a page fault every 4 KiB.
+/// uses (mallopt(3)). What is above a megabyte goes back at once, at the cost of a page fault every
+/// 4 KiB when it comes again: what streams through is smaller, or is kept by whoever fills it.
 fn keep_memory_small() {
     #[cfg(target_env = "gnu")]
     // SAFETY: mallopt sets parameters of the allocator and nothing else; no other thread exists yet.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 2);
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 2 << 20);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 20);
         libc::mallopt(libc::M_TRIM_THRESHOLD, 4 << 20);
     }
 }

@@ -21,9 +21,9 @@ use crate::base::BaseError;
 use crate::base::parts::Destination;
 use crate::base::progress::Meter;
 
-/// Ranges that are read at once. Each holds a batch, a frame and an object: some 8 MiB, of the 64
-/// that the whole sidecar may take.
-const READERS: usize = 3;
+/// Ranges that are read at once. Each holds a batch, which the driver copies, a frame and an object: some
+/// 10 MiB, of the 64 that the whole sidecar may take.
+const READERS: usize = 2;
 /// A collection of more bytes is read in ranges of about so many.
 const RANGE_BYTES: u64 = 256 << 20;
 const RANGES_MAX: u64 = 256;

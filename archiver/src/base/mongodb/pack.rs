@@ -29,16 +29,24 @@ pub(super) struct Packer<'a, 'm> {
     objects: Vec<PieceObject>,
 }
 
-#[derive(Default)]
 struct Open {
     stored: BytesMut,
     hash: RunningHash,
     documents: u64,
 }
 
+impl Open {
+    /// Of its full size at once: memory that is not written to is not taken, and a buffer that grows is
+    /// there twice.
+    fn new() -> Self {
+        let (stored, hash) = (BytesMut::with_capacity(PART_MAX), RunningHash::default());
+        Self { stored, hash, documents: 0 }
+    }
+}
+
 impl<'a, 'm> Packer<'a, 'm> {
     pub(super) fn new(to: &'a Destination, meters: &'a Meters<'m>, name: String) -> Self {
-        let (frame, open, objects) = (Vec::new(), Open::default(), Vec::new());
+        let (frame, open, objects) = (Vec::new(), Open::new(), Vec::new());
         Self { to, meters, name, frame, framed: 0, open, objects }
     }
 
@@ -84,7 +92,7 @@ impl<'a, 'm> Packer<'a, 'm> {
     }
 
     async fn close_object(&mut self) -> Result<(), BaseError> {
-        let open = std::mem::take(&mut self.open);
+        let open = std::mem::replace(&mut self.open, Open::new());
         if open.stored.is_empty() {
             return Ok(());
         }

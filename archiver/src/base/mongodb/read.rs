@@ -18,8 +18,8 @@ use super::pack::Packer;
 use super::server::{Server, id_of};
 use crate::base::BaseError;
 
-/// Bytes of a batch, as far as the average document tells.
-const BATCH_BYTES: u64 = 1 << 20;
+/// Bytes of a batch, as far as the average document tells. The driver holds each several times.
+const BATCH_BYTES: u64 = 512 << 10;
 const BATCH_DOCUMENTS_MAX: u64 = 10_000;
 /// How long the server may need until a collection that is new can be read as of a moment.
 const UNAVAILABLE_ATTEMPTS: u32 = 200;

@@ -220,7 +220,7 @@ async fn read_range(
                 range.min = Some(next);
             }
             End::Gone => match read::name_of(server, &range.database, range.uuid).await? {
-                Some(name) if name != range.name && failed < ATTEMPTS => {
+                Some(name) if failed < ATTEMPTS => {
                     failed += 1;
                     range.name = name;
                 }

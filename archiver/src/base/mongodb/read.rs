@@ -134,6 +134,8 @@ async fn attempt(
     match at {
         Some(at) => Ok(End::Whole { at, until: None }),
         None if range.capped => Ok(End::Whole { at: OplogTs::default(), until: None }),
+        // What no collection has as its name reads as empty, as of no moment.
+        None if by_name => Ok(End::Gone),
         None => Err(missing.into()),
     }
 }

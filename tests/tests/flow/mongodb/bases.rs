@@ -16,10 +16,15 @@ use super::restored::{self, Taken};
 use super::workload::Workload;
 use super::{archived, moment, program};
 
-const KIB: usize = 1 << 10;
+pub(super) const KIB: usize = 1 << 10;
 
 /// Documents of this many bytes, about.
-async fn fill(client: &Client, name: &str, ids: std::ops::Range<i32>, bytes: usize) -> Result<()> {
+pub(super) async fn fill(
+    client: &Client,
+    name: &str,
+    ids: std::ops::Range<i32>,
+    bytes: usize,
+) -> Result<()> {
     let into = client.database("shop").collection::<Document>(name);
     let text = "z".repeat(bytes);
     let ids: Vec<i32> = ids.collect();
@@ -62,19 +67,19 @@ async fn while_written<T>(
 }
 
 /// The role `root` may read no `system.views`, which a comparison does.
-fn may_compare(source: &ReplicaSet) -> Result<()> {
+pub(super) fn may_compare(source: &ReplicaSet) -> Result<()> {
     let all = doc! { "resource": { "anyResource": true }, "actions": ["anyAction"] };
     source.run("admin", doc! { "createRole": "all", "privileges": [all], "roles": [] })?;
     source.run("admin", doc! { "grantRolesToUser": tests::mongod::ROOT, "roles": ["all"] })?;
     Ok(())
 }
 
-fn of<'a>(taken: &'a Taken, name: &str) -> Result<&'a Collection> {
+pub(super) fn of<'a>(taken: &'a Taken, name: &str) -> Result<&'a Collection> {
     taken.base.collections.iter().find(|found| found.name == name).context("the collection")
 }
 
 /// What the source has now, and the same restored.
-fn assert_restored(source: &ReplicaSet, taken: &Taken) -> Result<()> {
+pub(super) fn assert_restored(source: &ReplicaSet, taken: &Taken) -> Result<()> {
     let client = source.client()?;
     let until = blocking(moment::last_write(&client))?;
     let expected = blocking(moment::contents(&client, None))?;

@@ -10,6 +10,7 @@ mod large;
 mod ended;
 mod indexed;
 mod bases;
+mod by_name;
 mod rights;
 pub(crate) mod archived;
 pub(crate) mod program;

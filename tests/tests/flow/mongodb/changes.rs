@@ -3,12 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ::mongodb::Client;
 use anyhow::{Context, Result, ensure};
 use bson::{Document, RawDocument, RawDocumentBuf, Timestamp};
 use proto::mongodb::SourceMode;
 use proto::mongodb::scope::split;
 use tests::mongod::{Load, ReplicaSet, blocking};
-use tests::programs::{Pitrd, pitr};
+use tests::programs::{self, Pitrd, pitr};
 use tests::scratch::Folder;
 use tests::wait::{self, Deadline};
 
@@ -16,14 +17,22 @@ use super::archived;
 use super::moment::{self, Contents};
 use super::workload::Workload;
 
-/// How a collection came back.
+const MODE: [&str; 2] = ["--source-mode", "change-stream"];
+
+/// How something of a collection came back.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
     /// A change stream does not show it.
     LeftOut,
     /// The same values, fields in another order, of the documents with these `_id`s.
     FieldOrder(Vec<String>),
+    /// The documents with these `_id`s are as a prepared transaction found them: its events have the
+    /// time of its end in the log, and it took effect before.
+    NotYet(Vec<String>),
 }
+
+/// By collection.
+type Differences = BTreeMap<String, Vec<Kind>>;
 
 /// What of a source a change stream shows.
 fn carried(mut contents: Contents) -> Contents {
@@ -48,27 +57,32 @@ fn sorted(raw: &[u8]) -> Result<BTreeMap<String, bson::Bson>> {
     Ok(document.into_iter().collect())
 }
 
-/// Everything that differs, by kind; what is of no kind is an error.
-fn differences(expected: &Contents, found: &Contents) -> Result<BTreeMap<String, Kind>> {
+fn by_id(documents: &[Vec<u8>]) -> Result<BTreeMap<String, &[u8]>> {
+    let mut all = BTreeMap::new();
+    for raw in documents {
+        let id = RawDocument::from_bytes(raw)?.get("_id")?.context("it has no _id")?;
+        all.insert(bson::Bson::try_from(id)?.to_string(), raw.as_slice());
+    }
+    Ok(all)
+}
+
+/// Everything that differs, by kind; what is of no kind is an error. `before`: what the source had
+/// before a prepared transaction took effect.
+fn differences(
+    expected: &Contents,
+    before: Option<&Contents>,
+    found: &Contents,
+) -> Result<Differences> {
     let mut told = BTreeMap::new();
     let mut rest = found.clone();
     for (name, expected) in &expected.collections {
         let Some(found) = rest.collections.remove(name) else {
-            told.insert(name.clone(), Kind::LeftOut);
+            told.insert(name.clone(), vec![Kind::LeftOut]);
             continue;
         };
         if *expected == found {
             continue;
         }
-        let set = |documents: &[Vec<u8>]| documents.iter().cloned().collect::<BTreeSet<_>>();
-        let (had, has) = (set(&expected.documents), set(&found.documents));
-        let only = |these: &BTreeSet<Vec<u8>>, those: &BTreeSet<Vec<u8>>| {
-            let only = these.difference(those).map(|raw| sorted(raw));
-            let mut only = only.collect::<Result<Vec<_>>>()?;
-            only.sort_by_key(|document| document.get("_id").map(ToString::to_string));
-            Ok::<_, anyhow::Error>(only)
-        };
-        let (missing, wrong) = (only(&had, &has)?, only(&has, &had)?);
         let shape =
             |c: &moment::Collection| (c.options.clone(), c.id_index.clone(), c.indexes.clone());
         ensure!(
@@ -77,12 +91,37 @@ fn differences(expected: &Contents, found: &Contents) -> Result<BTreeMap<String,
             shape(expected),
             shape(&found)
         );
-        ensure!(missing == wrong, "{name}: {missing:?} came back as {wrong:?}");
-        let ids = missing.iter().filter_map(|document| document.get("_id"));
-        told.insert(name.clone(), Kind::FieldOrder(ids.map(ToString::to_string).collect()));
+        let before = before.and_then(|before| before.collections.get(name));
+        let before = before.map(|before| before.documents.as_slice()).unwrap_or_default();
+        let kinds = of_documents(&expected.documents, before, &found.documents);
+        told.insert(name.clone(), kinds.with_context(|| name.clone())?);
     }
     ensure!(rest.collections.is_empty(), "{:?} should not be there", rest.collections.keys());
     Ok(told)
+}
+
+fn of_documents(expected: &[Vec<u8>], before: &[Vec<u8>], found: &[Vec<u8>]) -> Result<Vec<Kind>> {
+    let (expected, before, found) = (by_id(expected)?, by_id(before)?, by_id(found)?);
+    let (mut moved, mut not_yet) = (Vec::new(), Vec::new());
+    for id in expected.keys().chain(found.keys()).collect::<BTreeSet<_>>() {
+        let (had, has) = (expected.get(id), found.get(id));
+        if had == has {
+            continue;
+        }
+        let values = |raw: Option<&&[u8]>| raw.map(|raw| sorted(raw)).transpose();
+        let (wanted, got) = (values(had)?, values(has)?);
+        if wanted == got {
+            moved.push(id.clone());
+        } else if !before.is_empty() && before.get(id) == has {
+            not_yet.push(id.clone());
+        } else {
+            anyhow::bail!("{id}: {wanted:?} came back as {got:?}");
+        }
+    }
+    // In a capped collection the documents may be the same, and lie in another order.
+    ensure!(!moved.is_empty() || !not_yet.is_empty(), "the order of the documents differs");
+    let kinds = [(moved, Kind::FieldOrder as fn(_) -> _), (not_yet, Kind::NotYet)];
+    Ok(kinds.into_iter().filter(|(ids, _)| !ids.is_empty()).map(|(ids, kind)| kind(ids)).collect())
 }
 
 struct Moment {
@@ -90,46 +129,115 @@ struct Moment {
     at: Timestamp,
     contents: Contents,
     /// What is known to differ.
-    expected: BTreeMap<String, Kind>,
+    expected: Differences,
+    /// What was before a prepared transaction that has taken effect and is not yet told of.
+    before: Option<Contents>,
 }
 
-async fn now(work: &Workload, label: &'static str, expected: &[(&str, Kind)]) -> Result<Moment> {
-    let at = moment::last_write(&work.client).await?;
+async fn now(work: &Workload, label: &'static str, known: &[(&str, Kind)]) -> Result<Moment> {
+    seen(work, label, moment::last_write(&work.client).await?, known).await
+}
+
+async fn seen(
+    work: &Workload,
+    label: &'static str,
+    at: Timestamp,
+    known: &[(&str, Kind)],
+) -> Result<Moment> {
     let contents = carried(moment::contents(&work.client, Some(at)).await.context(label)?);
-    let expected = expected.iter().map(|(name, kind)| ((*name).to_owned(), kind.clone()));
-    Ok(Moment { label, at, contents, expected: expected.collect() })
+    let mut expected = Differences::new();
+    for (name, kind) in known {
+        expected.entry((*name).to_owned()).or_default().push(kind.clone());
+    }
+    Ok(Moment { label, at, contents, expected, before: None })
 }
 
+/// Ten moments behind the base.
 async fn moments(work: &Workload) -> Result<Vec<Moment>> {
+    let ids = |ids: &[&str]| ids.iter().map(|&id| id.to_owned()).collect::<Vec<_>>();
     // An update by a pipeline has moved the field `n` of document 7 to its end.
-    let moved = ("shop.orders", Kind::FieldOrder(vec!["7".to_owned()]));
+    let moved = &[("shop.orders", Kind::FieldOrder(ids(&["7"])))][..];
+    let not_yet = ("shop.orders", Kind::NotYet(ids(&["\"prepared\"", "11"])));
     // convertToCapped has copied its documents.
-    let converted = ("shop.bigger", Kind::LeftOut);
+    let converted = &[moved, &[("shop.bigger", Kind::LeftOut)]].concat();
+    let mut all = vec![now(work, "behind the base", &[]).await?];
     work.documents().await?;
+    all.push(now(work, "documents", moved).await?);
     work.catalog().await?;
-    let mut all = vec![now(work, "documents and catalog", std::slice::from_ref(&moved)).await?];
+    all.push(now(work, "catalog", moved).await?);
     work.transactions().await?;
-    work.prepared().await?;
-    all.push(now(work, "transactions", std::slice::from_ref(&moved)).await?);
+    all.push(now(work, "transactions", moved).await?);
+    let (before, between) = work.prepared().await?;
+    let before = seen(work, "before a prepared transaction took effect", before, moved).await?;
+    let known = [moved, &[not_yet]].concat();
+    let mut between = seen(work, "between its effect and its end", between, &known).await?;
+    between.before = Some(before.contents.clone());
+    all.extend([before, between]);
     work.names().await?;
+    all.push(now(work, "names", converted).await?);
     work.users().await?;
-    work.churn(8).await?;
-    all.push(now(work, "names", &[moved, converted]).await?);
+    all.push(now(work, "users", converted).await?);
+    work.churn(5).await?;
+    all.push(now(work, "collections that come and go", converted).await?);
+    work.documents().await.err();
+    all.push(now(work, "more of all", converted).await?);
     Ok(all)
 }
 
-/// Restores a moment, and gives what the report says is not exact.
-fn restored(archive: &str, moment: &Moment) -> Result<Vec<String>> {
-    let target = ReplicaSet::builder(1).parameter("ttlMonitorEnabled", "false").start()?;
+/// Takes away what a restore has left.
+async fn empty(target: &Client) -> Result<()> {
+    for name in target.list_database_names().await? {
+        if !["admin", "config", "local"].contains(&name.as_str()) {
+            target.database(&name).drop().await?;
+        }
+    }
+    Ok(())
+}
+
+/// Restores a moment into a target that is empty, and is so again behind it. Gives what the report
+/// says is not exact.
+fn restored(archive: &str, target: &ReplicaSet, moment: &Moment) -> Result<Vec<String>> {
     let (at, url) = (archived::text(moment.at), target.primary()?.url());
     let arguments = ["restore", "--archive", archive, "--at", &at, "--into", &url, "--json"];
     let report = pitr(&[&arguments[..], &["--accept-open-paths"]].concat())?.ok()?.json()?;
-    let found = carried(blocking(moment::contents(&target.client()?, None))?);
-    let differs = differences(&moment.contents, &found)?;
+    let client = target.client()?;
+    let found = carried(blocking(moment::contents(&client, None))?);
+    let differs = differences(&moment.contents, moment.before.as_ref(), &found)?;
     ensure!(differs == moment.expected, "{differs:?} instead of {:?}", moment.expected);
     println!("{}: {} collections, {differs:?}", moment.label, found.collections.len());
+    blocking(empty(&client))?;
     let told = report["not_exact"].as_array().context("what is not exact")?;
     Ok(told.iter().filter_map(|line| line.as_str().map(str::to_owned)).collect())
+}
+
+/// A sidecar's archive of the workload: its base is taken while collections come and go, and what
+/// follows has ten moments.
+fn archive(source: &ReplicaSet, archive: &str) -> Result<Vec<Moment>> {
+    let work = Workload { client: source.client()? };
+    blocking(work.begin())?;
+    let _load = Load::start(source, 1)?;
+    // No base but the first: every moment is replayed from there.
+    let mut sidecar =
+        Pitrd::builder(&source.url(), archive).args(MODE).args(["--no-base"]).start()?;
+    sidecar.wait_state("streaming", &Deadline::seconds(120))?;
+    std::thread::scope(|scope| {
+        let churn = scope.spawn(|| {
+            blocking(async {
+                work.run_ring().await?;
+                work.churn(40).await
+            })
+        });
+        programs::pitrd(&["base", "--source", &source.url(), "--archive", archive])?.ok()?;
+        churn.join().expect("no panic")
+    })?;
+    let moments = blocking(moments(&work))?;
+    let last = archived::text(moments.last().context("there are moments")?.at);
+    wait::until(&Deadline::seconds(120), "the last moment in the archive", || {
+        ensure!(sidecar.is_running(), "{}", sidecar.log());
+        let plan = pitr(&["plan", "--archive", archive, "--at", &last, "--json"])?;
+        Ok((plan.code == Some(0)).then_some(()))
+    })?;
+    Ok(moments)
 }
 
 #[test]
@@ -140,44 +248,28 @@ fn what_a_change_stream_carries_is_restored_and_what_it_does_not_is_known() -> R
         .parameter("minSnapshotHistoryWindowInSeconds", "3600")
         .parameter("ttlMonitorEnabled", "false")
         .start()?;
-    let work = Workload { client: source.client()? };
-    blocking(work.begin())?;
-    let load = Load::start(&source, 1)?;
     let folder = Folder::new("mongodb-changes")?;
-    let archive = folder.path().join("archive").display().to_string();
-    let mut sidecar =
-        Pitrd::builder(&source.url(), &archive).args(["--source-mode", "change-stream"]).start()?;
-    wait::until(&Deadline::seconds(300), "a base", || {
-        ensure!(sidecar.is_running(), "{}", sidecar.log());
-        let status = pitr(&["status", "--archive", &archive, "--json"])?.json().ok();
-        Ok(status.filter(|status| status["protected"] == true).map(|_| ()))
-    })?;
-    let moments = blocking(async {
-        work.run_ring().await?;
-        moments(&work).await
-    })?;
-    drop(load);
-    let last = moments.last().context("there are moments")?;
-    let at = archived::text(last.at);
-    wait::until(&Deadline::seconds(120), "the moment in the archive", || {
-        let plan = pitr(&["plan", "--archive", &archive, "--at", &at, "--json"])?;
-        Ok((plan.code == Some(0)).then_some(()))
-    })?;
+    let address = folder.path().join("archive").display().to_string();
+    let moments = archive(&source, &address)?;
+    drop(source);
+    ensure!(moments.len() == 10, "{} moments", moments.len());
+    let target = ReplicaSet::builder(1).parameter("ttlMonitorEnabled", "false").start()?;
     // Nobody has said how a dotted path is to be read.
-    let target = ReplicaSet::single()?;
-    let (url, target) = (target.primary()?.url(), target);
-    let refused = pitr(&["restore", "--archive", &archive, "--at", &at, "--into", &url])?;
+    let at = archived::text(moments.last().context("there are moments")?.at);
+    let into = target.primary()?.url();
+    let refused = pitr(&["restore", "--archive", &address, "--at", &at, "--into", &into])?;
     let refused = refused.code_is(10)?.stderr;
     ensure!(refused.contains("--accept-open-paths") && refused.contains("event "), "{refused}");
-    drop(target);
+    blocking(empty(&target.client()?))?;
     for moment in &moments {
-        let told = restored(&archive, moment).context(moment.label)?;
+        let told = restored(&address, &target, moment).context(moment.label)?;
         let names = |what: &str| told.iter().any(|line| line.starts_with(what));
         ensure!(names("shop.readings is left out"), "{told:?}");
-        ensure!(names("shop.orders: dotted paths"), "{told:?}");
+        let updated = moment.expected.contains_key("shop.orders");
+        ensure!(names("shop.orders: dotted paths") == updated, "{told:?}");
         let lost = moment.expected.contains_key("shop.bigger");
         ensure!(names("shop.bigger is left out") == lost, "{told:?}");
     }
-    pitr(&["verify", "--archive", &archive, "--read-data"])?.ok()?;
+    pitr(&["verify", "--archive", &address, "--read-data"])?.ok()?;
     Ok(())
 }

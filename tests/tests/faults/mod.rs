@@ -2,6 +2,7 @@
 
 pub(crate) mod kills;
 mod oplog_kills;
+mod oplog_network;
 mod store_away;
 mod shutdown;
 mod spool;

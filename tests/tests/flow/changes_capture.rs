@@ -24,7 +24,7 @@ fn pitrd(url: &str, archive: &Archive) -> PitrdBuilder {
 }
 
 /// Waits until the archive holds an event that is written now.
-fn await_archived(set: &ReplicaSet, archive: &Archive) -> Result<ArchivedOplog> {
+pub(crate) fn await_archived(set: &ReplicaSet, archive: &Archive) -> Result<ArchivedOplog> {
     let concern = doc! { "w": "majority" };
     let last = doc! { "insert": "last", "documents": [{}], "writeConcern": concern };
     let at = OplogTs::from(set.run("test", last)?.get_timestamp("operationTime")?);

@@ -6,7 +6,7 @@ mod restore;
 mod capture_equality;
 mod capture_quiet;
 pub(crate) mod oplog_capture;
-mod changes_capture;
+pub(crate) mod changes_capture;
 mod targets_kinds;
 mod targets_clock;
 mod odd_tools;

@@ -72,12 +72,18 @@ impl Bases for MongodbBases {
             _ => None,
         });
         let behind_gaps = gaps.max();
-        let mut known = Known { any: false, usable: None };
+        let lacking = entries.iter().filter_map(|entry| match &entry.event {
+            Event::NotCarried { at, .. } => Some(*at),
+            _ => None,
+        });
+        let lacking = lacking.max();
+        let mut known = Known { any: false, usable: None, lacking: false };
         for id in store.folders(&lineage.bases()).await?.iter().rev() {
             let Some(brief) = brief(store, &lineage.base_complete(id)).await? else { continue };
             known.any = true;
             if behind_gaps.is_none_or(|first| brief.mongodb.start.ts >= first) {
                 known.usable = Some(brief.finished);
+                known.lacking = lacking.is_some_and(|at| brief.mongodb.start.ts < at);
                 self.beside.state.based(brief.finished);
                 break;
             }

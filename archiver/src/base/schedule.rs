@@ -64,6 +64,8 @@ pub enum Reason {
     First,
     /// None from which the log leads here: every one stands before a gap or on another branch.
     Unreachable,
+    /// From the last on, the log does not carry a collection.
+    Lacking,
     /// The last is older than wanted.
     Age,
 }
@@ -80,7 +82,7 @@ pub enum Due {
 impl Reason {
     /// Whether waiting for a spread checkpoint would leave the database unprotected.
     pub const fn is_urgent(self) -> bool {
-        matches!(self, Self::First | Self::Unreachable)
+        matches!(self, Self::First | Self::Unreachable | Self::Lacking)
     }
 }
 
@@ -90,7 +92,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(600);
 /// Decides from all complete bases of the lineage and all its gaps.
 pub fn due(bases: &[Taken], gaps: &[Gap], present: &Present<'_>) -> Due {
     let usable = bases.iter().filter(|base| leads_here(base, gaps, present.history));
-    let known = Known { any: !bases.is_empty(), usable: usable.map(|base| base.finished).max() };
+    let usable = usable.map(|base| base.finished).max();
+    let known = Known { any: !bases.is_empty(), usable, lacking: false };
     due_of(known, present.now, present.every, present.failed)
 }
 
@@ -101,6 +104,8 @@ pub struct Known {
     pub any: bool,
     /// When the newest was finished from which the log leads to the present.
     pub usable: Option<Timestamp>,
+    /// Whether the log behind that one lacks a collection, which a new one would hold.
+    pub lacking: bool,
 }
 
 /// Decides from what is known: by the database's clock, how often one is wanted, and what failed.
@@ -113,6 +118,7 @@ pub fn due_of(
     let wanted = match (known.usable, every) {
         (None, _) if !known.any => Due::Now(Reason::First),
         (None, _) => Due::Now(Reason::Unreachable),
+        (Some(_), _) if known.lacking => Due::Now(Reason::Lacking),
         (Some(_), None) => Due::Never,
         (Some(newest), Some(every)) => {
             let at = plus(newest, every);
@@ -190,6 +196,18 @@ mod tests {
         assert_eq!(at(gap(2000, 3000)), Due::Now(Reason::Unreachable));
         assert_eq!(at(gap(500, 900)), Due::At(hours(24)));
         assert!(Reason::Unreachable.is_urgent() && !Reason::Age.is_urgent());
+    }
+
+    #[test]
+    fn a_collection_that_the_log_does_not_carry_makes_one_due() {
+        let of = |lacking, failed| {
+            let known = Known { any: true, usable: Some(hours(0)), lacking };
+            due_of(known, hours(1), Some(DAY), failed)
+        };
+        assert_eq!(of(true, None), Due::Now(Reason::Lacking));
+        assert_eq!(of(false, None), Due::At(hours(24)));
+        let soon = hours(1).plus_micros(10_000_000);
+        assert_eq!(of(true, Some((hours(1), 1))), Due::At(soon));
     }
 
     #[test]

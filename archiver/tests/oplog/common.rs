@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use archiver::ring::{Item, RingReceiver, ring};
 use archiver::ship::health::Health;
 use archiver::source::mongodb::capture::{
-    Capture, CaptureError, CaptureSetup, Continue, Gap, Last, OpenSegment, Reached,
+    Capture, CaptureError, CaptureSetup, Continue, Gap, Last, Loss, OpenSegment, Reached,
 };
 use archiver::source::mongodb::{ConnectOptions, preflight, start};
 use archiver::spool::SpoolLevel;
@@ -163,7 +163,11 @@ impl Follower {
             set,
             clock,
             state: state.clone(),
-            on_gap: Arc::new(move |gap| gaps.lock().expect("nobody panics").gaps.push(gap)),
+            on_loss: Arc::new(move |loss| {
+                if let Loss::Gap(gap) = loss {
+                    gaps.lock().expect("nobody panics").gaps.push(gap);
+                }
+            }),
         };
         let (sender, receiver) = ring();
         let stop = CancellationToken::new();

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ArchiveError;
 use super::layout::{Lineage, sequence_of};
-use crate::mongodb::OpTime;
+use crate::mongodb::{OpTime, OplogTs};
 use crate::position::Position;
 use crate::store::{Body, Class, Key, Put, Range, Store, StoreError, list_after, list_all};
 use crate::timestamp::Timestamp;
@@ -53,6 +53,9 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         fcv: Option<String>,
     },
+    /// MongoDB: from `at` on the log does not carry this collection; a base that begins there or
+    /// later holds it.
+    NotCarried { at: OplogTs, collection: String, reason: String },
     /// The source told of a page whose checksum is wrong.
     DamagedPage { base: String, file: String, detail: String },
     /// Of a newer program: kept, shown, not understood.

@@ -170,14 +170,18 @@ impl<'a> Event<'a> {
             }
             ("create", Some(description)) => {
                 let view_on = description.get_str("viewOn").unwrap_or_default();
-                if view_on.starts_with("system.buckets.") {
-                    return Some(Inexact::TimeSeries);
-                }
-                let converted = self.collection.is_some_and(|name| converted(name).is_some());
-                converted.then_some(Inexact::ConvertToCapped)
+                view_on.starts_with("system.buckets.").then_some(Inexact::TimeSeries)
             }
+            ("rename", _) => self.converts().map(|_| Inexact::ConvertToCapped),
             _ => None,
         }
+    }
+
+    /// The collection that `convertToCapped` puts in place with this event. Its documents were copied
+    /// before, and no event shows them (they are marked `fromMigrate` in the oplog).
+    pub fn converts(&self) -> Option<String> {
+        let name = self.collection.filter(|_| self.kind == "rename").and_then(converted)?;
+        Some(format!("{}.{name}", self.database))
     }
 }
 
@@ -193,7 +197,7 @@ pub enum Inexact {
 
 /// The collection that a temporary one becomes: `tmp`, five random characters, `.convertToCapped.`, then
 /// its name (src/mongo/db/catalog/capped_utils.cpp).
-pub fn converted(name: &str) -> Option<&str> {
+fn converted(name: &str) -> Option<&str> {
     let rest = name.strip_prefix("tmp")?;
     rest.get(5..)?.strip_prefix(".convertToCapped.")
 }
@@ -312,7 +316,16 @@ mod tests {
         assert_eq!(event(told), None);
         let truncated = rawdoc! { "truncatedArrays": [{ "field": "a.b", "newSize": 1 }] };
         assert_eq!(event(truncated), Some(Inexact::Path));
-        assert_eq!(converted("tmpGYtV3.convertToCapped.cc.d"), Some("cc.d"));
-        assert_eq!(converted("tmp.convertToCapped.cc"), None);
+        let event = |kind: &str, name: &str| {
+            let raw = rawdoc! {
+                "_id": { "_data": TOKEN }, "operationType": kind, "ns": { "db": "shop", "coll": name },
+            };
+            let event = Event::read(&raw).expect("an event");
+            (event.converts(), event.inexact())
+        };
+        let made = (Some("shop.cc.d".to_owned()), Some(Inexact::ConvertToCapped));
+        assert_eq!(event("rename", "tmpGYtV3.convertToCapped.cc.d"), made);
+        assert_eq!(event("rename", "tmp.convertToCapped.cc"), (None, None));
+        assert_eq!(event("create", "tmpGYtV3.convertToCapped.cc.d"), (None, None));
     }
 }

@@ -214,3 +214,52 @@ fn a_change_stream_whose_history_is_lost_is_a_gap_with_a_new_base() -> Result<()
     pitr(&["verify", "--archive", archive.url(), "--read-data"])?.ok()?;
     Ok(())
 }
+
+#[test]
+fn a_collection_that_convert_to_capped_makes_anew_is_recorded_and_a_new_base_holds_it() -> Result<()>
+{
+    let set = ReplicaSet::single()?;
+    let archive = Archive::in_folder()?;
+    let many = (0..50).map(|n| doc! { "_id": n }).collect::<Vec<_>>();
+    set.run("shop", doc! { "insert": "big", "documents": many })?;
+    let mut pitrd = PitrdBuilder::default()
+        .args(["run", "--archive", archive.url()])
+        .args(MODE)
+        .env("PITR_SOURCE", &set.url())
+        .start()?;
+    let mut status = |bases: usize| {
+        wait::until(&Deadline::seconds(180), "a base", || {
+            ensure!(pitrd.is_running(), "{}", pitrd.log());
+            let status = pitr(&["status", "--archive", archive.url(), "--json"])?.json().ok();
+            let complete = |status: &serde_json::Value| {
+                status["bases"].as_array().is_some_and(|all| all.len() == bases)
+                    && status["protected"] == true
+            };
+            Ok(status.filter(complete))
+        })
+    };
+    let before = status(1)?;
+    ensure!(before["lacks"].as_array().is_some_and(Vec::is_empty), "{before}");
+    set.run("shop", doc! { "convertToCapped": "big", "size": 100_000 })?;
+    let after = status(2)?;
+    let lacks = after["lacks"].as_array().map(Vec::as_slice).unwrap_or_default();
+    ensure!(lacks.len() == 1 && lacks[0]["collection"] == "shop.big", "{after}");
+    ensure!(lacks[0]["until"] == after["bases"][1]["stop"], "{after}");
+    let told = pitr(&["status", "--archive", archive.url()])?.ok()?.stdout;
+    ensure!(told.contains("LACKS    shop.big from "), "{told}");
+    // The log says that it is whole up to there when the stream has been quiet for a while.
+    let until = lacks[0]["until"].as_str().unwrap_or_default();
+    wait::until(&Deadline::seconds(60), "the moment in the archive", || {
+        let plan = pitr(&["plan", "--archive", archive.url(), "--at", until, "--json"])?;
+        Ok((plan.code == Some(0)).then_some(()))
+    })?;
+    let target = ReplicaSet::single()?;
+    let into = target.primary()?.url();
+    let restore = ["restore", "--archive", archive.url(), "--at", until, "--into", &into, "--json"];
+    let report = pitr(&restore)?.ok()?.json()?;
+    ensure!(report["not_exact"].as_array().is_some_and(Vec::is_empty), "{report}");
+    let count = target.run("shop", doc! { "count": "big" })?.get_i32("n")?;
+    ensure!(count == 50, "{count} documents");
+    pitr(&["verify", "--archive", archive.url(), "--read-data"])?.ok()?;
+    Ok(())
+}

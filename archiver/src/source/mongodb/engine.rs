@@ -15,7 +15,8 @@ use proto::store::{Class, Store};
 use tokio::sync::watch;
 
 use super::capture::{
-    BEHIND_A_GAP, Capture, CaptureError, CaptureSetup, Continue, Gap, Last, OpenSegment, Reached,
+    BEHIND_A_GAP, Capture, CaptureError, CaptureSetup, Continue, Gap, Last, Loss, OpenSegment,
+    Reached,
 };
 use super::goal::Newest;
 use super::indexer::{SegmentsOfOplog, WithThePieces};
@@ -105,7 +106,7 @@ impl Source for Mongodb {
             set: start.opened.identity.cluster.clone(),
             clock: start.ground.clock.clone(),
             state: start.state.clone(),
-            on_gap: on_gap(&start),
+            on_loss: on_loss(&start),
         };
         let last = start.held.last.map(|last| last.bytes);
         let mode = self.options.mode;
@@ -158,15 +159,22 @@ fn go_on(opened: &Opened, held: &Held) -> Continue {
     Continue { next: held.next, last, open, first }
 }
 
-/// Records a gap beside the stream, waiting for a store that is away, and wants a new base: nothing
-/// that restores depends on the record, since the gap shows in the segments themselves.
-fn on_gap(start: &CaptureStart) -> Arc<dyn Fn(Gap) + Send + Sync> {
+/// Records a loss beside the stream, waiting for a store that is away, and wants a new base: nothing
+/// that restores depends on the record, since a gap shows in the segments themselves, and a collection
+/// that is not carried in its event.
+fn on_loss(start: &CaptureStart) -> Arc<dyn Fn(Loss) + Send + Sync> {
     let (ground, lineage) = (start.ground.clone(), start.opened.lineage);
     let wanted = start.base_wanted.clone();
-    Arc::new(move |gap: Gap| {
+    Arc::new(move |loss: Loss| {
         let (ground, wanted) = (ground.clone(), wanted.clone());
-        let Gap { last, first, from, to, reason } = gap;
-        let event = Event::Gap { from, to, reason, oplog: Some([last, first]) };
+        let event = match loss {
+            Loss::Gap(Gap { last, first, from, to, reason }) => {
+                Event::Gap { from, to, reason, oplog: Some([last, first]) }
+            }
+            Loss::Collection { at, name, reason } => {
+                Event::NotCarried { at, collection: name, reason }
+            }
+        };
         tokio::spawn(async move {
             let mut backoff = Backoff::new();
             let (store, clock) = (&*ground.store, &ground.clock);

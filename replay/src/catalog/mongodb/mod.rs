@@ -12,7 +12,7 @@ mod tests;
 
 pub use index::Summaries;
 pub use log::{Head, LogReader};
-pub use windows::{OplogGap, OplogWindow};
+pub use windows::{Lack, OplogGap, OplogWindow};
 
 use std::sync::Arc;
 

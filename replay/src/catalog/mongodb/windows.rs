@@ -27,7 +27,36 @@ pub struct OplogWindow {
     pub to: OplogTs,
 }
 
+/// A collection that is left out of what is restored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lack {
+    pub collection: String,
+    /// From this moment on.
+    pub at: OplogTs,
+    /// Up to the earliest moment of the first base behind it.
+    pub until: Option<OplogTs>,
+    pub reason: String,
+}
+
 impl OplogArchive {
+    /// What the log does not carry, as the ledger names it. A kill may have had it recorded twice.
+    pub fn lacks(&self) -> Vec<Lack> {
+        let until = |at: OplogTs| {
+            let behind = self.bases.iter().map(|base| base.mongodb());
+            behind.filter(|base| base.start.ts >= at).map(|base| base.stop).min()
+        };
+        let mut lacks: Vec<Lack> = Vec::new();
+        for entry in &self.ledger {
+            let Event::NotCarried { at, collection, reason } = &entry.event else { continue };
+            if lacks.iter().any(|lack| lack.at == *at && lack.collection == *collection) {
+                continue;
+            }
+            let (collection, reason) = (collection.clone(), reason.clone());
+            lacks.push(Lack { collection, at: *at, until: until(*at), reason });
+        }
+        lacks
+    }
+
     /// The ledger's gaps, in the order of the log.
     pub fn gaps(&self) -> Vec<OplogGap> {
         let gap = |entry: &proto::archive::ledger::Entry| match &entry.event {

@@ -88,6 +88,8 @@ struct Found<P, W, B> {
     based: bool,
     /// There is newer log behind a hole that is about to close.
     on_its_way: bool,
+    /// Since when and what the log has lost beside its gaps, and no base has yet.
+    lacking: Option<(Timestamp, String)>,
     gaps: Vec<ShownGap<P>>,
     bases: Vec<B>,
     tail_objects: u64,
@@ -110,6 +112,9 @@ impl<P: Display, W, B> Found<P, W, B> {
                 (_, false) => "there is no complete base".to_owned(),
             };
             return Some((since, reason));
+        }
+        if self.lacking.is_some() {
+            return self.lacking.clone();
         }
         match (self.proven, lag) {
             (Some(proven), Some(lag)) if lag > PROOF_AGE_MAX => {

@@ -20,6 +20,16 @@ struct Carried {
     source_mode: SourceMode,
     /// What such a log does not carry.
     not_carried: Vec<&'static str>,
+    /// Collections that are left out of what is restored, from a moment to another.
+    lacks: Vec<ShownLack>,
+}
+
+#[derive(Debug, Serialize)]
+struct ShownLack {
+    collection: String,
+    from: OplogTs,
+    until: Option<OplogTs>,
+    reason: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -61,7 +71,7 @@ fn collect(archive: &OplogArchive, end: Option<Commit>, now: Timestamp) -> Statu
         to: proven.filter(|_| reaches(window)).unwrap_or_else(|| time_of(window.to)),
         places: Stamps { from_ts: window.from, to_ts: window.to },
     };
-    let gaps = gaps(archive);
+    let (gaps, lacks) = (gaps(archive), lacks(archive));
     let found = Found {
         end: end.map(|end| end.at),
         proven,
@@ -70,12 +80,13 @@ fn collect(archive: &OplogArchive, end: Option<Commit>, now: Timestamp) -> Statu
         // Without a gap every base that the log leads on from opens a window.
         based: !archive.bases.is_empty() && !gaps.is_empty(),
         on_its_way: false,
+        lacking: lacks.iter().find_map(ShownLack::trouble),
         gaps,
         bases: archive.bases.iter().map(ShownBase::of).collect(),
         tail_objects: tail_objects(archive),
     };
     let mode = archive.identity.mongodb().map(|mongodb| mongodb.source_mode).unwrap_or_default();
-    let carried = Carried { source_mode: mode, not_carried: mode.not_carried().to_vec() };
+    let carried = Carried { source_mode: mode, not_carried: mode.not_carried().to_vec(), lacks };
     Status::of(&archive.about(), carried, found, now)
 }
 
@@ -92,6 +103,25 @@ fn gaps(archive: &OplogArchive) -> Vec<ShownGap<OplogTs>> {
         recorded: gap.recorded,
     });
     gaps.collect()
+}
+
+fn lacks(archive: &OplogArchive) -> Vec<ShownLack> {
+    let lacks = archive.lacks().into_iter().map(|lack| ShownLack {
+        collection: lack.collection,
+        from: lack.at,
+        until: lack.until,
+        reason: lack.reason,
+    });
+    lacks.collect()
+}
+
+impl ShownLack {
+    /// Since when and why a set is not protected, while no base has followed.
+    fn trouble(&self) -> Option<(Timestamp, String)> {
+        let Self { collection, from, until, reason } = self;
+        let what = format!("{collection} is lost from {from} on ({reason}), and no base follows");
+        until.is_none().then(|| (time_of(*from), what))
+    }
 }
 
 impl ShownBase {
@@ -130,6 +160,11 @@ fn text(status: &Status) -> String {
     lines.extend(status.gaps.iter().map(|gap| {
         let ShownGap { from, to, recorded, reason } = gap;
         format!("GAP      {from} .. {to}  ({})  {reason}", show::time(*recorded))
+    }));
+    lines.extend(status.more.lacks.iter().map(|lack| {
+        let ShownLack { collection, from, until, reason } = lack;
+        let until = until.map_or("the next base".to_owned(), |until| until.to_string());
+        format!("LACKS    {collection} from {from} to {until}: {reason}")
     }));
     lines.extend(status.damaged_lines());
     if !status.more.not_carried.is_empty() {

@@ -72,6 +72,7 @@ pub(in crate::cli) async fn collect(catalog: &Catalog, now: Timestamp) -> Result
         windows: windows.iter().map(ShownWindow::of).collect(),
         based: catalog.bases.iter().any(|base| !base.is_damaged()),
         on_its_way,
+        lacking: None,
         gaps: catalog.gaps().iter().map(ShownGap::of).collect(),
         bases: catalog.bases.iter().map(ShownBase::of).collect(),
         tail_objects: tail_objects(catalog, path.timeline()),

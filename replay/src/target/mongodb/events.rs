@@ -10,7 +10,7 @@ use bson::raw::cstr;
 use bson::{RawDocument, RawDocumentBuf, rawdoc};
 
 use proto::mongodb::base::Uuid;
-use proto::mongodb::event::{Event, converted};
+use proto::mongodb::event::Event;
 use proto::mongodb::{OplogTs, Record, SourceMode};
 use proto::segment::Hash;
 
@@ -162,8 +162,8 @@ impl Replay {
         }
         self.as_command(event, &o).await?;
         let Some(uuid) = event.uuid.map(Uuid) else { return Ok(()) };
-        let is_converted = event.collection.is_some_and(|name| converted(name).is_some());
-        if is_converted && self.moments.verdict(uuid, None, event.at) != Verdict::Held {
+        if event.converts().is_some() && self.moments.verdict(uuid, None, event.at) != Verdict::Held
+        {
             self.lose(event, uuid, to).await?;
         }
         Ok(())

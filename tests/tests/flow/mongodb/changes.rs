@@ -270,6 +270,12 @@ fn what_a_change_stream_carries_is_restored_and_what_it_does_not_is_known() -> R
         let lost = moment.expected.contains_key("shop.bigger");
         ensure!(names("shop.bigger is left out") == lost, "{told:?}");
     }
+    // No base has followed the conversion.
+    let status = pitr(&["status", "--archive", &address, "--json"])?.ok()?.json()?;
+    let lacks = &status["lacks"][0];
+    ensure!(lacks["collection"] == "shop.bigger" && lacks["until"].is_null(), "{status}");
+    let reason = status["reason"].as_str().unwrap_or_default();
+    ensure!(reason.contains("shop.bigger is lost from "), "{status}");
     pitr(&["verify", "--archive", &address, "--read-data"])?.ok()?;
     Ok(())
 }

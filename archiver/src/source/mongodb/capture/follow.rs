@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use bson::RawDocument;
-use proto::mongodb::OplogTs;
+use proto::mongodb::{Event, OplogTs};
 use proto::segment::Watermark;
 use proto::timestamp::Timestamp;
 use tokio::time::Instant;
 
 use super::ahead::Ahead;
 use super::packer::PackError;
-use super::{BEHIND_A_GAP, Capture, CaptureError, Cursor, Next};
+use super::{BEHIND_A_GAP, Capture, CaptureError, Cursor, Loss, Next};
 use crate::ring::Item;
 use crate::source::mongodb::set::identity;
 use crate::source::mongodb::tail::{Batch, From};
@@ -155,8 +155,12 @@ impl Capture {
 
     fn take_event(&mut self, raw: &RawDocument) -> Result<(), PackError> {
         if let Some(inexact) = self.packer.take_event(raw)? {
-            let at = self.packer.last().map_or(self.first, |last| last.at.ts);
-            self.tell_inexact(inexact, at);
+            let event = Event::read(raw)?;
+            self.tell_inexact(inexact, event.at);
+            if let Some(name) = event.converts() {
+                let reason = "convertToCapped, which does not show its documents".to_owned();
+                (self.setup.on_loss)(Loss::Collection { at: event.at, name, reason });
+            }
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use proto::position::Position;
 use tokio::sync::oneshot;
 
 use super::packer::Last;
-use super::{Capture, CaptureError, Cursor, EPOCH, Gap};
+use super::{Capture, CaptureError, Cursor, EPOCH, Gap, Loss};
 use crate::ring::{Closed, Item};
 use crate::source::mongodb::changes::{Begin, Stream};
 use crate::source::mongodb::tail::{Batch, From, Tail};
@@ -123,7 +123,7 @@ impl Capture {
         }
         let (from, to) = (Position::new(EPOCH, from), Position::new(EPOCH, to));
         self.first = first.ts;
-        (self.setup.on_gap)(Gap { last: last.at, first, from, to, reason });
+        (self.setup.on_loss)(Loss::Gap(Gap { last: last.at, first, from, to, reason }));
         Ok(())
     }
 }

@@ -67,6 +67,18 @@ pub struct Gap {
     pub reason: String,
 }
 
+/// What the log does not have, and a new base brings back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Loss {
+    Gap(Gap),
+    /// A collection of which a change stream does not show what it holds from this time on.
+    Collection {
+        at: OplogTs,
+        name: String,
+        reason: String,
+    },
+}
+
 /// What a capture needs to know; it does not change while it runs.
 #[derive(Clone)]
 pub struct CaptureSetup {
@@ -75,9 +87,9 @@ pub struct CaptureSetup {
     pub set: String,
     pub clock: Arc<dyn Clock>,
     pub state: Arc<State>,
-    /// Told of each gap, before anything behind it is archived: it is recorded, and a new base is
+    /// Told of each loss, before anything behind it is archived: it is recorded, and a new base is
     /// wanted.
-    pub on_gap: Arc<dyn Fn(Gap) + Send + Sync>,
+    pub on_loss: Arc<dyn Fn(Loss) + Send + Sync>,
 }
 
 /// Where the log goes on, as spool and store have it.
@@ -239,7 +251,7 @@ impl Capture {
             Inexact::TimeSeries => ("a time-series collection", "it is left out"),
             Inexact::ConvertToCapped => (
                 "convertToCapped, which does not show its documents",
-                "the collection is lost until the next base: take one (pitrd base)",
+                "the collection is left out of what is restored until a base follows: one is taken now, unless there is --no-base",
             ),
         };
         if let Some(kept_back) = self.repeat.tell(what.to_owned()) {

@@ -26,7 +26,11 @@ fn a_restore_that_cannot_be_is_refused_before_anything_is_written() -> Result<()
     let into = folder.path().join("into");
     let new = into.display().to_string();
     let bin = cluster.bin_dir().display().to_string();
-    let restore = |words: &[&str]| pitr(&[&["restore", "--archive", &archive], words].concat());
+    // On a machine without a user `postgres` that would be what is missing first.
+    let user: Vec<&str> =
+        tests::user::run_as().into_iter().flat_map(|user| ["--run-as", user]).collect();
+    let restore =
+        |words: &[&str]| pitr(&[&["restore", "--archive", &archive], &user[..], words].concat());
     let here = |words: &[&str]| restore(&[&["--into", &new, "--pg-bin", &bin], words].concat());
     restore(&["--latest"]).is_refused("PITR-U005", USAGE, &["--into DIR"])?;
     here(&[]).is_refused("PITR-U005", USAGE, &["--latest"])?;

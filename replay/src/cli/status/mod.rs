@@ -121,6 +121,7 @@ impl<P: Display, W, B> Found<P, W, B> {
                 let old = || format!("the newest proof is {} old", show::duration(lag));
                 Some((proven, if self.on_its_way { hole() } else { old() }))
             }
+            (None, _) => Some((begun, "the log holds neither a commit nor a watermark".to_owned())),
             _ => None,
         }
     }
@@ -242,4 +243,29 @@ fn over(limit: Option<Duration>, lag: Option<f64>) -> Option<CliError> {
     let what = format!("the lag is {lag}, and {} is the limit", show::duration(max.as_secs_f64()));
     let next = "look at pitrd: `systemctl status pitrd`, /metrics";
     Some(CliError::new(Code::LagOver, what, next))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_of_which_no_time_is_proved_protects_no_database_whatever_its_engine() {
+        let found = |proven| Found::<&str, (), ()> {
+            end: Some("here"),
+            proven,
+            windows: Vec::new(),
+            reaches_end: true,
+            based: true,
+            on_its_way: false,
+            lacking: None,
+            gaps: Vec::new(),
+            bases: Vec::new(),
+            tail_objects: 0,
+        };
+        let begun = Timestamp(7);
+        assert_eq!(found(Some(begun)).trouble(begun, Some(1.0)), None);
+        let trouble = found(None).trouble(begun, None).expect("it is told");
+        assert_eq!(trouble, (begun, "the log holds neither a commit nor a watermark".to_owned()));
+    }
 }

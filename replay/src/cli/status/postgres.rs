@@ -77,13 +77,7 @@ pub(in crate::cli) async fn collect(catalog: &Catalog, now: Timestamp) -> Result
         bases: catalog.bases.iter().map(ShownBase::of).collect(),
         tail_objects: tail_objects(catalog, path.timeline()),
     };
-    let mut status = Status::of(&catalog.about(), Nothing {}, found, now);
-    if status.protected && status.durable.time.is_none() {
-        status.protected = false;
-        status.since = Some(catalog.identity.created);
-        status.reason = Some("the log holds neither a commit nor a watermark".to_owned());
-    }
-    Ok(status)
+    Ok(Status::of(&catalog.about(), Nothing {}, found, now))
 }
 
 /// The range that the log ends with, and whether there is more behind a hole that is about to close:

@@ -25,7 +25,7 @@ use crate::source::buffers::Buffers;
 
 /// What one read may take from the socket at most; a walsender message is 128 KiB at most
 /// (walsender.c, `MAX_SEND_SIZE`), so one buffer holds several.
-const READ_BYTES: usize = 512 << 10;
+pub(super) const READ_BYTES: usize = 512 << 10;
 /// A buffer with less room than this left is replaced before the next read.
 const READ_BYTES_MIN: usize = 64 << 10;
 /// Nothing a server sends us comes near this; a larger length means that we lost the framing.
@@ -59,7 +59,9 @@ pub struct Rows {
 pub struct Connection {
     pub(super) socket: Socket,
     pub(crate) input: BytesMut,
-    /// What was read into before `input`.
+    /// How large its buffer is as a whole.
+    pub(super) input_size: usize,
+    /// What was read into before it.
     pub(super) buffers: Buffers,
     pub(crate) output: BytesMut,
     pub(super) flush_needed: bool,
@@ -177,14 +179,12 @@ impl Connection {
 
     /// Goes on in another buffer, with what is there of a message.
     fn next_buffer(&mut self) {
+        // Twice what there is of a message: a large one is copied as seldom as by a buffer that grows.
         let wanted = READ_BYTES.max(self.input.len() * 2);
         let mut next = self.buffers.take(wanted);
         next.extend_from_slice(&self.input);
         let full = std::mem::replace(&mut self.input, next);
-        // One that had to grow for a large message is not kept.
-        if wanted == READ_BYTES {
-            self.buffers.give(full);
-        }
+        self.buffers.give(full, std::mem::replace(&mut self.input_size, wanted));
     }
 
     pub(crate) fn poll_output(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

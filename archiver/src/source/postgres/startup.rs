@@ -8,7 +8,7 @@ use postgres_protocol::message::{backend, frontend};
 use proto::postgres::lsn::Timeline;
 
 use super::auth;
-use super::conn::{Connection, Message, Purpose};
+use super::conn::{Connection, Message, Purpose, READ_BYTES};
 use super::dial::{Attempt, Socket};
 use super::error::{Class, Error, ServerError};
 use super::options::{ConnectOptions, Endpoint, TargetSession};
@@ -73,7 +73,8 @@ impl Connection {
         let mut connection = Self {
             socket: Socket::open(options, endpoint, attempt, config).await?,
             input: BytesMut::new(),
-            buffers: Buffers::default(),
+            input_size: 0,
+            buffers: Buffers::of(READ_BYTES),
             output: BytesMut::new(),
             flush_needed: false,
             endpoint: endpoint.clone(),

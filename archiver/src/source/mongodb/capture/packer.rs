@@ -17,8 +17,8 @@ use crate::source::buffers::Buffers;
 
 /// A piece of the ring is about so large, or one entry.
 const PIECE: usize = 1 << 20;
-/// Hardly an entry is larger; a buffer grows for one that is.
-const ENTRY_MOSTLY: usize = 64 << 10;
+/// Room for a piece and the entry that ends it: hardly one is larger, and a buffer grows for it.
+const BUFFER: usize = PIECE + (64 << 10);
 /// A segment that holds so much ends with the entry that it holds.
 pub const SEGMENT_BYTES: u64 = 16 << 20;
 
@@ -79,7 +79,7 @@ impl Packer {
             wall: None,
             open,
             piece: BytesMut::new(),
-            buffers: Buffers::default(),
+            buffers: Buffers::of(BUFFER),
             piece_wall: None,
             items: Vec::new(),
             events: None,
@@ -186,8 +186,8 @@ impl Packer {
         if !self.piece.is_empty() {
             let start = Offset(self.next.0 - self.piece.len() as u64);
             let (bytes, clock) = (self.piece.split().freeze(), self.piece_wall.take());
-            let next = self.buffers.take(PIECE + ENTRY_MOSTLY);
-            self.buffers.give(std::mem::replace(&mut self.piece, next));
+            let next = self.buffers.take(0);
+            self.buffers.give(std::mem::replace(&mut self.piece, next), bytes.len());
             self.items.push(Item::Data { start, bytes, clock });
         }
     }

@@ -10,6 +10,7 @@ use super::ArchiveError;
 use super::layout::{Lineage, sequence_of};
 use crate::segment::{
     Hash, MERGE_COUNT, RunningHash, TAIL_HEADER_LEN, TailHeader, TailKind, Watermark, read_tail,
+    room_for,
 };
 use crate::store::{Class, Key, Range, Store, list_after};
 
@@ -340,8 +341,7 @@ pub async fn read_raw(
     chain: &Chain,
 ) -> Result<(Vec<u8>, RunningHash), ArchiveError> {
     use futures_util::{StreamExt, stream};
-    let room = usize::try_from(chain.raw_len()).unwrap_or(0).min(1 << 30);
-    let (mut raw, mut hash) = (Vec::with_capacity(room), RunningHash::default());
+    let (mut raw, mut hash) = (room_for(chain.raw_len()), RunningHash::default());
     let holding = chain.links.iter().filter(|link| link.header.raw_len > 0);
     // Futures, not a closure that makes them: a closure over a borrow keeps a spawned task from
     // being `Send` (rust-lang/rust#100013). Nothing is asked before it is polled.

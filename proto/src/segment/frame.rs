@@ -2,9 +2,9 @@
 //!
 //! Enters: bytes that begin with a frame. Leaves: its kind and length, or `None` while it is torn.
 
+use super::SegmentError;
 use super::codec::{ZSTD_MAGIC, magic_of};
 use super::lz4;
-use super::{SegmentError, codec};
 
 /// Our skippable frames (RFC 8878 §3.1.2 allows 0x184D2A50 to 5F; pzstd takes the first).
 pub const SKIPPABLE_MAGIC: u32 = 0x184D_2A51;
@@ -40,7 +40,7 @@ pub fn first_frame(bytes: &[u8]) -> Result<Option<FrameSpan>, SegmentError> {
             // The library does not tell "torn" from "broken": both end the run of good frames.
             Err(_) => return Ok(None),
         },
-        lz4::MAGIC => match lz4_len(bytes)? {
+        lz4::MAGIC => match lz4::frame_len(bytes)? {
             Some(len) => (FrameKind::Lz4, len),
             None => return Ok(None),
         },
@@ -55,31 +55,6 @@ pub fn first_frame(bytes: &[u8]) -> Result<Option<FrameSpan>, SegmentError> {
         _ => return Err(bad("no frame begins here")),
     };
     Ok((len <= bytes.len()).then_some(FrameSpan { kind, len }))
-}
-
-/// Walks an lz4 frame (lz4_Frame_format.md): header, blocks, end mark, content checksum.
-fn lz4_len(bytes: &[u8]) -> Result<Option<usize>, SegmentError> {
-    let bad = |detail: &str| SegmentError::Frame { offset: 0, detail: detail.to_owned() };
-    let Some(&flags) = bytes.get(4) else { return Ok(None) };
-    if flags >> 6 != 1 {
-        return Err(bad("an unknown version of the lz4 frame format"));
-    }
-    let (size, dictionary) = (flags & 0b1000 != 0, flags & 1 != 0);
-    let (block_sum, content_sum) = (flags & 0b1_0000 != 0, flags & 0b100 != 0);
-    let mut at = 4 + 2 + if size { 8 } else { 0 } + if dictionary { 4 } else { 0 } + 1;
-    loop {
-        let Some(word) = bytes.get(at..at + 4) else { return Ok(None) };
-        let word = u32::from_le_bytes(word.try_into().expect("four bytes"));
-        at += 4;
-        if word == 0 {
-            return Ok(Some(at + if content_sum { 4 } else { 0 }));
-        }
-        let len = (word & 0x7FFF_FFFF) as usize;
-        if len > codec::FRAME_RAW_MAX {
-            return Err(bad("an lz4 block too large to be ours"));
-        }
-        at += len + if block_sum { 4 } else { 0 };
-    }
 }
 
 /// A skippable frame around `content`.

@@ -118,6 +118,31 @@ fn ours(frame: &[u8], raw: &mut Vec<u8>) -> Option<()> {
     }
 }
 
+/// How long the frame is that begins here: header, blocks, end mark, content checksum. `None`: it is torn.
+pub(super) fn frame_len(bytes: &[u8]) -> Result<Option<usize>, SegmentError> {
+    let bad = |detail: &str| SegmentError::Frame { offset: 0, detail: detail.to_owned() };
+    let Some(&flags) = bytes.get(4) else { return Ok(None) };
+    if flags >> 6 != 1 {
+        return Err(bad("an unknown version of the lz4 frame format"));
+    }
+    let (size, dictionary) = (flags & 0b1000 != 0, flags & 1 != 0);
+    let (block_sum, content_sum) = (flags & 0b1_0000 != 0, flags & 0b100 != 0);
+    let mut at = 4 + 2 + if size { 8 } else { 0 } + if dictionary { 4 } else { 0 } + 1;
+    loop {
+        let Some(word) = bytes.get(at..at + 4) else { return Ok(None) };
+        let word = u32::from_le_bytes(word.try_into().expect("four bytes"));
+        at += 4;
+        if word == 0 {
+            return Ok(Some(at + if content_sum { 4 } else { 0 }));
+        }
+        let len = (word & !UNCOMPRESSED) as usize;
+        if len > FRAME_RAW_MAX {
+            return Err(bad("an lz4 block too large to be ours"));
+        }
+        at += len + if block_sum { 4 } else { 0 };
+    }
+}
+
 /// HC: the second byte of the descriptor's hash.
 fn header_check(descriptor: &[u8]) -> u8 {
     XxHash32::oneshot(0, descriptor).to_le_bytes()[1]
@@ -161,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn the_frame_is_the_one_that_lz4_flex_would_write() {
+    fn the_header_is_the_one_that_lz4_flex_would_write() {
         let raw: Vec<u8> = (0..300_000_u32).flat_map(|n| (n / 5).to_le_bytes()).collect();
         let info = FrameInfo::new()
             .block_size(lz4_flex::frame::BlockSize::Max1MB)

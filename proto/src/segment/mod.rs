@@ -17,6 +17,7 @@ pub use codec::{Codec, FRAME_RAW, FRAME_RAW_MAX, decompress, decompress_onto};
 pub use error::SegmentError;
 pub use frame::{FrameKind, FrameSpan, SKIPPABLE_MAGIC, first_frame};
 pub use hash::{Hash, RunningHash};
+pub(crate) use read::room_for;
 pub use read::{check_hash, read_frames, read_sealed, read_tail};
 pub use sealed::{FOOTER_READ, Footer, Frame, FrameEntry, OpenSegment};
 pub use tail::{MERGE_COUNT, TAIL_HEADER_LEN, TailHeader, TailKind, Watermark};

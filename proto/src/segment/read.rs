@@ -64,7 +64,7 @@ fn read_onto(mut bytes: &[u8], raw: &mut Vec<u8>) -> Result<(), SegmentError> {
 }
 
 /// Room for so many raw bytes; a header may be damaged and claim anything.
-fn room_for(raw_len: u64) -> Vec<u8> {
+pub(crate) fn room_for(raw_len: u64) -> Vec<u8> {
     Vec::with_capacity(usize::try_from(raw_len).unwrap_or(0).min(1 << 30))
 }
 

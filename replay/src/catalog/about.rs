@@ -45,24 +45,14 @@ impl About<'_> {
 
 impl Catalog {
     pub fn about(&self) -> About<'_> {
-        About {
-            address: self.address(),
-            lineage: self.lineage,
-            identity: &self.identity,
-            ledger: &self.ledger,
-            damage: &self.damage,
-        }
+        let Self { lineage, identity, ledger, damage, .. } = self;
+        About { address: self.address(), lineage: *lineage, identity, ledger, damage }
     }
 }
 
 impl OplogArchive {
     pub fn about(&self) -> About<'_> {
-        About {
-            address: self.address(),
-            lineage: self.lineage,
-            identity: &self.identity,
-            ledger: &self.ledger,
-            damage: &self.damage,
-        }
+        let Self { lineage, identity, ledger, damage, .. } = self;
+        About { address: self.address(), lineage: *lineage, identity, ledger, damage }
     }
 }

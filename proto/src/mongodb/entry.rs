@@ -3,10 +3,9 @@
 //! Enters: a raw document. Leaves: a view of it. Only the fields that decide something are read;
 //! a field that no known version has is no error, for the bytes are kept as they are.
 
-use bson::raw::RawElement;
-use bson::spec::ElementType;
-use bson::{RawArray, RawBsonRef, RawDocument};
+use bson::{RawArray, RawDocument};
 
+use super::elements::{Element, Elements};
 use super::{OpTime, OplogTs};
 use crate::timestamp::Timestamp;
 
@@ -90,6 +89,8 @@ pub enum EntryError {
     Missing { field: &'static str },
     #[error("an oplog entry's {field} is of another type")]
     Type { field: &'static str },
+    #[error("the last {left} bytes of an oplog entry are no element")]
+    Torn { left: usize },
     #[error("an oplog entry cannot be read")]
     Malformed(#[from] bson::error::Error),
 }
@@ -99,7 +100,7 @@ impl<'a> Entry<'a> {
     /// [`EntryError`] when it is no oplog entry.
     pub fn read(raw: &'a RawDocument) -> Result<Self, EntryError> {
         let mut found = Fields::default();
-        for element in raw.iter_elements() {
+        for element in Elements::of(raw) {
             found.take(&element?)?;
         }
         let missing = |field| EntryError::Missing { field };
@@ -137,9 +138,9 @@ impl<'a> Entry<'a> {
     /// [`EntryError`] when it has no place.
     pub fn glance(raw: &RawDocument) -> Result<Glance, EntryError> {
         let mut found = Fields::default();
-        for element in raw.iter_elements() {
+        for element in Elements::of(raw) {
             let element = element?;
-            if matches!(element.key().as_str(), "op" | "ts" | "t" | "wall") {
+            if matches!(element.name, b"op" | b"ts" | b"t" | b"wall") {
                 found.take(&element)?;
             }
         }
@@ -160,17 +161,20 @@ impl<'a> Entry<'a> {
     }
 
     fn command(&self) -> Result<Kind<'a>, EntryError> {
-        let first =
-            self.o.iter_elements().next().ok_or(EntryError::Missing { field: "command" })?;
-        let first = first?;
-        Ok(match first.key().as_str() {
-            "applyOps" => Kind::ApplyOps(ApplyOps::read(self.o)?),
-            "commitTransaction" => {
-                let commit = timestamp(self.o.get("commitTimestamp")?, "commitTimestamp")?;
-                Kind::CommitTransaction { commit }
+        let first = Elements::of(self.o).next();
+        let first = first.ok_or(EntryError::Missing { field: "command" })??;
+        Ok(match first.name {
+            b"applyOps" => Kind::ApplyOps(ApplyOps::read(self.o)?),
+            b"commitTransaction" => {
+                let commit = Elements::get(self.o, b"commitTimestamp")?;
+                let commit = commit.ok_or(EntryError::Missing { field: "commitTimestamp" })?;
+                Kind::CommitTransaction { commit: commit.timestamp("commitTimestamp")? }
             }
-            "abortTransaction" => Kind::AbortTransaction,
-            name => Kind::Command(name),
+            b"abortTransaction" => Kind::AbortTransaction,
+            name => {
+                let wrong = |_| EntryError::Type { field: "command" };
+                Kind::Command(std::str::from_utf8(name).map_err(wrong)?)
+            }
         })
     }
 
@@ -194,19 +198,19 @@ impl<'a> Entry<'a> {
 
 impl<'a> ApplyOps<'a> {
     fn read(o: &'a RawDocument) -> Result<Self, EntryError> {
-        let (mut ops, mut partial, mut prepare, mut count) = (None, false, false, None);
-        for element in o.iter_elements() {
+        let wrong = |_| EntryError::Type { field: "applyOps" };
+        let ops = o.get_array("applyOps").map_err(wrong)?;
+        let mut found = Self { ops, partial: false, prepare: false, count: None };
+        for element in Elements::of(o) {
             let element = element?;
-            match element.key().as_str() {
-                "applyOps" => ops = Some(array(&element)?),
-                "partialTxn" => partial = truth(&element, "partialTxn")?,
-                "prepare" => prepare = truth(&element, "prepare")?,
-                "count" => count = Some(integer(&element, "count")?),
+            match element.name {
+                b"partialTxn" => found.partial = element.truth("partialTxn")?,
+                b"prepare" => found.prepare = element.truth("prepare")?,
+                b"count" => found.count = Some(element.integer("count")?),
                 _ => {}
             }
         }
-        let ops = ops.ok_or(EntryError::Missing { field: "applyOps" })?;
-        Ok(Self { ops, partial, prepare, count })
+        Ok(found)
     }
 }
 
@@ -227,21 +231,21 @@ struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    fn take(&mut self, element: &RawElement<'a>) -> Result<(), EntryError> {
-        match element.key().as_str() {
-            "ts" => self.ts = Some(timestamp(Some(simple(element, "ts")?), "ts")?),
-            "t" => self.term = Some(integer(element, "t")?),
-            "op" => self.op = Some(Op::of(text(element, "op")?)),
-            "ns" => self.ns = Some(text(element, "ns")?),
-            "wall" => self.wall = Some(wall(element)?),
-            "ui" => self.ui = uuid(element)?,
-            "o" => self.o = Some(document(element, "o")?),
-            "o2" => self.o2 = Some(document(element, "o2")?),
-            "lsid" => self.lsid = Some(document(element, "lsid")?),
-            "txnNumber" => self.txn_number = Some(integer(element, "txnNumber")?),
-            "prevOpTime" => self.previous = Some(optime(document(element, "prevOpTime")?)?),
-            "multiOpType" => {
-                self.multi_op_type = i32::try_from(integer(element, "multiOpType")?).ok();
+    fn take(&mut self, element: &Element<'a>) -> Result<(), EntryError> {
+        match element.name {
+            b"ts" => self.ts = Some(element.timestamp("ts")?),
+            b"t" => self.term = Some(element.integer("t")?),
+            b"op" => self.op = Some(Op::of(element.text("op")?)),
+            b"ns" => self.ns = Some(element.text("ns")?),
+            b"wall" => self.wall = Some(element.wall()?),
+            b"ui" => self.ui = element.uuid()?,
+            b"o" => self.o = Some(element.document("o")?),
+            b"o2" => self.o2 = Some(element.document("o2")?),
+            b"lsid" => self.lsid = Some(element.document("lsid")?),
+            b"txnNumber" => self.txn_number = Some(element.integer("txnNumber")?),
+            b"prevOpTime" => self.previous = Some(optime(element.document("prevOpTime")?)?),
+            b"multiOpType" => {
+                self.multi_op_type = i32::try_from(element.integer("multiOpType")?).ok();
             }
             _ => {}
         }
@@ -260,68 +264,6 @@ impl<'a> Op<'a> {
             other => Self::Other(other),
         }
     }
-}
-
-/// A value of a type whose reading cannot go wrong in ways of its own: code with a scope may.
-pub(super) fn simple<'a>(
-    element: &RawElement<'a>,
-    field: &'static str,
-) -> Result<RawBsonRef<'a>, EntryError> {
-    match element.element_type() {
-        ElementType::JavaScriptCodeWithScope => Err(EntryError::Type { field }),
-        _ => Ok(element.value()?),
-    }
-}
-
-pub(super) fn timestamp(
-    value: Option<RawBsonRef<'_>>,
-    field: &'static str,
-) -> Result<OplogTs, EntryError> {
-    let value = value.ok_or(EntryError::Missing { field })?;
-    value.as_timestamp().map(OplogTs::from).ok_or(EntryError::Type { field })
-}
-
-pub(super) fn integer(element: &RawElement<'_>, field: &'static str) -> Result<i64, EntryError> {
-    match simple(element, field)? {
-        RawBsonRef::Int64(number) => Ok(number),
-        RawBsonRef::Int32(number) => Ok(number.into()),
-        _ => Err(EntryError::Type { field }),
-    }
-}
-
-fn truth(element: &RawElement<'_>, field: &'static str) -> Result<bool, EntryError> {
-    simple(element, field)?.as_bool().ok_or(EntryError::Type { field })
-}
-
-pub(super) fn text<'a>(
-    element: &RawElement<'a>,
-    field: &'static str,
-) -> Result<&'a str, EntryError> {
-    simple(element, field)?.as_str().ok_or(EntryError::Type { field })
-}
-
-pub(super) fn document<'a>(
-    element: &RawElement<'a>,
-    field: &'static str,
-) -> Result<&'a RawDocument, EntryError> {
-    simple(element, field)?.as_document().ok_or(EntryError::Type { field })
-}
-
-fn array<'a>(element: &RawElement<'a>) -> Result<&'a RawArray, EntryError> {
-    simple(element, "applyOps")?.as_array().ok_or(EntryError::Type { field: "applyOps" })
-}
-
-pub(super) fn wall(element: &RawElement<'_>) -> Result<Timestamp, EntryError> {
-    let date = simple(element, "wall")?.as_datetime();
-    let date = date.ok_or(EntryError::Type { field: "wall" })?;
-    Ok(Timestamp(date.timestamp_millis().saturating_mul(1000)))
-}
-
-pub(super) fn uuid(element: &RawElement<'_>) -> Result<Option<[u8; 16]>, EntryError> {
-    let RawBsonRef::Binary(binary) = simple(element, "ui")? else {
-        return Err(EntryError::Type { field: "ui" });
-    };
-    Ok(binary.bytes.try_into().ok())
 }
 
 /// `{ts, t}`, as `prevOpTime` and a server's answers have it.

@@ -7,11 +7,11 @@
 //! says nothing while nothing happens: where a stretch of log begins, and up to where it is known
 //! to be whole.
 
-use bson::raw::{RawElement, cstr};
+use bson::raw::cstr;
 use bson::spec::ElementType;
 use bson::{RawBsonRef, RawDocument, RawDocumentBuf, rawdoc};
 
-use super::entry::{document, integer, simple, text, timestamp, uuid, wall};
+use super::elements::{Element, Elements};
 use super::{EntryError, OplogTs};
 use crate::timestamp::Timestamp;
 
@@ -76,7 +76,7 @@ impl<'a> Event<'a> {
             txn_number: None,
             fragment: None,
         };
-        for element in raw.iter_elements() {
+        for element in Elements::of(raw) {
             found.take(&element?)?;
         }
         found.at = time_of(found.token).ok_or(EntryError::Missing { field: "_id" })?;
@@ -88,41 +88,40 @@ impl<'a> Event<'a> {
 
     /// Whether a document looks like one: an oplog entry has no `_id`. Both may begin with a session.
     pub fn is_one(raw: &RawDocument) -> bool {
-        let telling = |element: &RawElement<'_>| {
-            matches!(element.key().as_str(), "_id" | "operationType" | "op" | "ts" | "o")
+        let telling = |element: &Element<'_>| {
+            matches!(element.name, b"_id" | b"operationType" | b"op" | b"ts" | b"o")
         };
-        let first = raw.iter_elements().map_while(Result::ok).find(telling);
-        first.is_some_and(|first| {
-            first.key().as_str() == "_id" && document(&first, "_id").is_ok_and(has_token)
-        })
+        let first = Elements::of(raw).map_while(Result::ok).find(telling);
+        first
+            .is_some_and(|first| first.name == b"_id" && first.document("_id").is_ok_and(has_token))
     }
 
-    fn take(&mut self, element: &RawElement<'a>) -> Result<(), EntryError> {
-        match element.key().as_str() {
-            "_id" => {
-                let id = document(element, "_id")?;
+    fn take(&mut self, element: &Element<'a>) -> Result<(), EntryError> {
+        match element.name {
+            b"_id" => {
+                let id = element.document("_id")?;
                 (self.id, self.token) = (Some(id), token_of(id).unwrap_or_default());
             }
-            "operationType" => self.kind = text(element, "operationType")?,
-            "wallTime" => self.wall = Some(wall(element)?),
-            "ns" => {
-                let ns = document(element, "ns")?;
+            b"operationType" => self.kind = element.text("operationType")?,
+            b"wallTime" => self.wall = Some(element.wall()?),
+            b"ns" => {
+                let ns = element.document("ns")?;
                 self.database = ns.get_str("db").unwrap_or_default();
                 self.collection = ns.get_str("coll").ok();
             }
-            "collectionUUID" => self.uuid = uuid(element)?,
-            "documentKey" => self.key = Some(document(element, "documentKey")?),
+            b"collectionUUID" => self.uuid = element.uuid()?,
+            b"documentKey" => self.key = Some(element.document("documentKey")?),
             // Null where it was asked for and there is none.
-            "fullDocument" if element.element_type() == ElementType::EmbeddedDocument => {
-                self.full = Some(document(element, "fullDocument")?);
+            b"fullDocument" if element.kind == ElementType::EmbeddedDocument => {
+                self.full = Some(element.document("fullDocument")?);
             }
-            "updateDescription" => self.update = Some(document(element, "updateDescription")?),
-            "operationDescription" => {
-                self.description = Some(document(element, "operationDescription")?);
+            b"updateDescription" => self.update = Some(element.document("updateDescription")?),
+            b"operationDescription" => {
+                self.description = Some(element.document("operationDescription")?);
             }
-            "txnNumber" => self.txn_number = Some(integer(element, "txnNumber")?),
-            "splitEvent" => {
-                let split = document(element, "splitEvent")?;
+            b"txnNumber" => self.txn_number = Some(element.integer("txnNumber")?),
+            b"splitEvent" => {
+                let split = element.document("splitEvent")?;
                 let number = |field| match split.get(field) {
                     Ok(Some(RawBsonRef::Int32(number))) => Some(i64::from(number)),
                     Ok(Some(RawBsonRef::Int64(number))) => Some(number),
@@ -131,8 +130,8 @@ impl<'a> Event<'a> {
                 self.fragment = number("fragment").zip(number("of"));
             }
             // The same as in the token, or this is not what it looks like.
-            "clusterTime" => {
-                let time = timestamp(Some(simple(element, "clusterTime")?), "clusterTime")?;
+            b"clusterTime" => {
+                let time = element.timestamp("clusterTime")?;
                 if time_of(self.token).is_some_and(|at| at != time) {
                     return Err(EntryError::Type { field: "clusterTime" });
                 }

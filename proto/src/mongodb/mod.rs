@@ -1,13 +1,14 @@
 //! MongoDB's log as both programs read it: where an entry stands (`optime`), walking a run of BSON
-//! documents (`walk`), what one oplog entry says (`entry`), or one event of a change stream (`event`),
-//! and what both have in common (`record`); what a base holds (`base`), where the log comes from
-//! (`mode`) and which collections are restored (`scope`).
+//! documents (`walk`) and the elements of one (`elements`), what one oplog entry says (`entry`), or one
+//! event of a change stream (`event`), and what both have in common (`record`); what a base holds
+//! (`base`), where the log comes from (`mode`) and which collections are restored (`scope`).
 //!
 //! Enters: bytes, trusted in nothing. Leaves: views into them; nothing is copied, and rubbish is
 //! an error, never a panic.
 
 mod optime;
 mod walk;
+mod elements;
 mod entry;
 mod note;
 pub mod event;

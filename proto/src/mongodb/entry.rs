@@ -46,10 +46,11 @@ pub struct Entry<'a> {
 
 /// As much of an entry as whoever passes it on needs to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Glance {
+pub struct Glance<'a> {
     pub at: OpTime,
+    /// The primary's own clock when it wrote the entry.
     pub wall: Option<Timestamp>,
-    pub noop: bool,
+    pub op: Option<Op<'a>>,
 }
 
 /// What an entry does.
@@ -128,7 +129,7 @@ impl<'a> Entry<'a> {
     ///
     /// # Errors
     /// As [`Self::glance`].
-    pub fn place(raw: &RawDocument) -> Result<(OpTime, Option<Timestamp>), EntryError> {
+    pub fn place(raw: &'a RawDocument) -> Result<(OpTime, Option<Timestamp>), EntryError> {
         Self::glance(raw).map(|glance| (glance.at, glance.wall))
     }
 
@@ -136,7 +137,7 @@ impl<'a> Entry<'a> {
     ///
     /// # Errors
     /// [`EntryError`] when it has no place.
-    pub fn glance(raw: &RawDocument) -> Result<Glance, EntryError> {
+    pub fn glance(raw: &'a RawDocument) -> Result<Glance<'a>, EntryError> {
         let mut found = Fields::default();
         for element in Elements::of(raw) {
             let element = element?;
@@ -146,17 +147,17 @@ impl<'a> Entry<'a> {
         }
         let ts = found.ts.ok_or(EntryError::Missing { field: "ts" })?;
         let at = ts.at(found.term.unwrap_or(-1));
-        Ok(Glance { at, wall: found.wall, noop: found.op == Some(Op::Noop) })
+        Ok(Glance { at, wall: found.wall, op: found.op })
     }
 
     /// # Errors
     /// When it is a command that cannot be read.
     pub fn kind(&self) -> Result<Kind<'a>, EntryError> {
         match self.op {
-            Op::Insert | Op::Update | Op::Delete => Ok(Kind::Write),
-            Op::Noop => Ok(Kind::Noop),
-            Op::Other(_) => Ok(Kind::Unknown),
+            op if op.is_write() => Ok(Kind::Write),
             Op::Command => self.command(),
+            Op::Noop => Ok(Kind::Noop),
+            _ => Ok(Kind::Unknown),
         }
     }
 
@@ -254,6 +255,11 @@ impl<'a> Fields<'a> {
 }
 
 impl<'a> Op<'a> {
+    /// Whether it is an insert, an update or a delete of one document.
+    pub const fn is_write(self) -> bool {
+        matches!(self, Self::Insert | Self::Update | Self::Delete)
+    }
+
     fn of(word: &'a str) -> Self {
         match word {
             "i" => Self::Insert,

@@ -7,11 +7,13 @@
 
 use std::collections::BTreeMap;
 
+use bson::RawDocument;
+
 use super::{
     BLOCK_MIN, Block, Counts, Ends, Extent, Head, MARKS_MAX, Mark, MarkKind, SegmentIndex, join,
 };
 use crate::archive::layout::OPLOG_EPOCH;
-use crate::mongodb::{Documents, Entry, EntryError, Event, Kind, Note, Record};
+use crate::mongodb::{Documents, Entry, EntryError, Event, Kind, Note, OplogTs};
 use crate::position::Offset;
 use crate::segment::Engine;
 use crate::timestamp::Timestamp;
@@ -62,18 +64,18 @@ impl OplogIndexer {
 
     /// Takes the next raw bytes of the segment.
     pub fn feed(&mut self, raw: &[u8]) {
-        let held = std::mem::take(&mut self.torn);
+        let mut held = std::mem::take(&mut self.torn);
         let begin = Offset(self.start.0 + self.raw_len - held.len() as u64);
         self.raw_len += raw.len() as u64;
         self.block.raw_len += u32::try_from(raw.len()).expect("a frame is far smaller");
         if self.broken {
             return;
         }
-        if held.is_empty() {
-            self.torn = self.walk(begin, raw).to_vec();
-        } else {
-            let joined = [held.as_slice(), raw].concat();
-            self.torn = self.walk(begin, &joined).to_vec();
+        let rest = if held.is_empty() { raw } else { complete(&mut held, raw) };
+        self.torn = self.walk(begin, &held).to_vec();
+        if self.torn.is_empty() && !self.broken {
+            let begin = Offset(begin.0 + held.len() as u64);
+            self.torn = self.walk(begin, rest).to_vec();
         }
     }
 
@@ -115,15 +117,7 @@ impl OplogIndexer {
             let start = Offset(begin.0 + at as u64);
             let end = Offset(begin.0 + documents.offset() as u64);
             let extent = Extent { start, end };
-            let noted = match Record::read(document) {
-                Ok(Record::Entry(entry)) => self.note(&entry, extent),
-                Ok(Record::Event(event)) => {
-                    self.note_event(&event, extent);
-                    Ok(())
-                }
-                Err(error) => Err(error),
-            };
-            if noted.is_err() {
+            if self.look(document, extent).is_err() {
                 self.anomalies += 1;
             }
             self.last = Some(extent);
@@ -131,14 +125,33 @@ impl OplogIndexer {
         documents.rest()
     }
 
+    fn look(&mut self, document: &RawDocument, extent: Extent) -> Result<(), EntryError> {
+        if Event::is_one(document) {
+            self.note_event(&Event::read(document)?, extent);
+            return Ok(());
+        }
+        let glance = Entry::glance(document)?;
+        match glance.op {
+            // Nothing else of most entries is of interest.
+            Some(op) if op.is_write() => self.commit(glance.at.ts, glance.wall),
+            _ => self.note(&Entry::read(document)?, extent)?,
+        }
+        Ok(())
+    }
+
+    /// Something becomes visible at this time.
+    fn commit(&mut self, ts: OplogTs, wall: Option<Timestamp>) {
+        let time = time_of(ts, wall);
+        self.block.ends.note(Some(time), Some(ts.0));
+        self.counts.note(time);
+    }
+
     fn note(&mut self, entry: &Entry<'_>, extent: Extent) -> Result<(), EntryError> {
         let ts = entry.at.ts;
-        let time = entry.wall.unwrap_or(Timestamp(i64::from(ts.seconds()) * 1_000_000));
         let kind = entry.kind()?;
         let ends = &mut self.block.ends;
         if entry.is_commit()? {
-            ends.note(Some(time), Some(ts.0));
-            self.counts.note(time);
+            self.commit(ts, entry.wall);
         } else if matches!(kind, Kind::AbortTransaction) {
             ends.note(None, Some(ts.0));
         } else {
@@ -149,30 +162,28 @@ impl OplogIndexer {
             *self.unknown.entry(letter.unwrap_or_default()).or_default() += 1;
         }
         if let Some((kind, payload)) = worth_finding(entry, kind) {
-            let transaction = Some(ts.0);
-            self.mark(Mark { kind, extent, time: Some(time), transaction, payload });
+            let (time, transaction) = (Some(time_of(ts, entry.wall)), Some(ts.0));
+            self.mark(Mark { kind, extent, time, transaction, payload });
         }
         Ok(())
     }
 
     fn note_event(&mut self, event: &Event<'_>, extent: Extent) {
         let ts = event.at;
-        let time = event.wall.unwrap_or(Timestamp(i64::from(ts.seconds()) * 1_000_000));
-        let ends = &mut self.block.ends;
         if event.is_note() {
+            let ends = &mut self.block.ends;
             ends.transactions = join(ends.transactions, Some((ts.0, ts.0)));
             return;
         }
-        ends.note(Some(time), Some(ts.0));
-        self.counts.note(time);
+        self.commit(ts, event.wall);
         let kind = match event.kind {
             "insert" | "update" | "replace" | "delete" | "" => return,
             "drop" | "dropDatabase" => MarkKind::Drop,
             _ => MarkKind::Ddl,
         };
         let payload = format!("{} {}", event.kind, event.namespace()).into_bytes();
-        let transaction = Some(ts.0);
-        self.mark(Mark { kind, extent, time: Some(time), transaction, payload });
+        let (time, transaction) = (Some(time_of(ts, event.wall)), Some(ts.0));
+        self.mark(Mark { kind, extent, time, transaction, payload });
     }
 
     fn mark(&mut self, mark: Mark) {
@@ -189,6 +200,26 @@ impl OplogIndexer {
             self.blocks.push(block);
         }
     }
+}
+
+/// Takes what the document lacks that `held` begins with from the front of `raw`; returns the rest. What
+/// has a length that no document has is left to whoever walks it.
+fn complete<'a>(held: &mut Vec<u8>, raw: &'a [u8]) -> &'a [u8] {
+    let mut rest = raw;
+    let mut fill = |held: &mut Vec<u8>, size: usize| {
+        let (lacking, behind) = rest.split_at(rest.len().min(size.saturating_sub(held.len())));
+        held.extend_from_slice(lacking);
+        rest = behind;
+    };
+    fill(held, size_of::<i32>());
+    let size = held.first_chunk::<4>().map_or(0, |length| i32::from_le_bytes(*length));
+    fill(held, usize::try_from(size).unwrap_or(0));
+    rest
+}
+
+/// The primary's own clock; the seconds of its timestamp, of an entry without one.
+fn time_of(ts: OplogTs, wall: Option<Timestamp>) -> Timestamp {
+    wall.unwrap_or(Timestamp(i64::from(ts.seconds()) * 1_000_000))
 }
 
 /// A name that was given to a moment; `command namespace` of what changes a catalog.
@@ -275,6 +306,31 @@ mod tests {
         assert_eq!(index.unknown, BTreeMap::from([(b'k', 1)]));
         // The insert ends in the second frame: only that one is opened for it.
         assert_eq!(index.ranges(|ends| ends.spans(ts(1))), [(70_000, log.len() as u64 - 70_000)]);
+    }
+
+    #[test]
+    fn an_index_is_the_same_wherever_the_pieces_of_a_segment_are_cut() {
+        let log = log();
+        let whole = |pieces: &[usize]| {
+            let mut indexer = OplogIndexer::new(Offset(7));
+            let mut rest = log.as_slice();
+            for length in pieces {
+                let (piece, behind) = rest.split_at(*length);
+                indexer.feed(piece);
+                rest = behind;
+            }
+            indexer.feed(rest);
+            indexer.finish(1)
+        };
+        let expected = whole(&[]);
+        assert_eq!((expected.anomalies, expected.marks.len()), (0, 2));
+        // Every place in the small entries, and some in the large one.
+        let places = |cut: &usize| *cut < 200 || *cut > 100_000 || cut.is_multiple_of(997);
+        for cut in (0..=log.len()).filter(places) {
+            assert_eq!(whole(&[cut]), expected, "cut at {cut}");
+            let next = (log.len() - cut).min(3);
+            assert_eq!(whole(&[cut, next]), expected, "cut at {cut}, and {next} behind it");
+        }
     }
 
     #[test]

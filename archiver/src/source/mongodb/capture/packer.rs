@@ -7,7 +7,7 @@
 
 use bson::RawDocument;
 use bytes::{Bytes, BytesMut};
-use proto::mongodb::{Entry, EntryError, Note, OpTime, OplogTs};
+use proto::mongodb::{Entry, EntryError, Note, Op, OpTime, OplogTs};
 use proto::position::Offset;
 use proto::timestamp::Timestamp;
 
@@ -138,7 +138,8 @@ impl Packer {
         {
             return Err(PackError::OutOfOrder { last: last.at, found: at });
         }
-        let idle = glance.noop && Entry::read(raw)?.note() == Some(Note::Periodic);
+        let noop = glance.op == Some(Op::Noop);
+        let idle = noop && Entry::read(raw)?.note() == Some(Note::Periodic);
         self.append(at, glance.wall, idle, raw);
         Ok(())
     }

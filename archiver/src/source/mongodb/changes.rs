@@ -13,7 +13,7 @@ use mongodb::raw_batch_cursor::RawBatchCursor;
 use proto::mongodb::OplogTs;
 
 use super::error::code;
-use super::tail::Batch;
+use super::tail::{BATCH_ENTRIES, Batch};
 use super::{Error, Member};
 
 /// How long the server waits for something new before it answers with nothing.
@@ -86,7 +86,8 @@ impl Stream {
 
 async fn cursor(member: &Member, begin: &Begin, split: bool) -> Result<RawBatchCursor, Error> {
     let admin = member.client().database("admin");
-    let aggregate = admin.aggregate(pipeline(Some(begin), split)).max_await_time(AWAIT).batch();
+    let stages = admin.aggregate(pipeline(Some(begin), split));
+    let aggregate = stages.max_await_time(AWAIT).batch_size(BATCH_ENTRIES).batch();
     member.within(WATCHING, PATIENCE, aggregate).await.map_err(lost)
 }
 

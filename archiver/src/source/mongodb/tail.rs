@@ -19,9 +19,9 @@ use super::{Error, Member};
 pub(super) const OPLOG: &str = "oplog.rs";
 /// How long the server waits for something new before it answers with nothing.
 const AWAIT: Duration = Duration::from_millis(500);
-/// Entries in one answer. Without a limit a server that has them sends 16 MB: no faster, as the next answer
-/// is prepared while one is taken in, and held in memory several times.
-const BATCH_ENTRIES: u32 = 500;
+/// Entries, or events, in one answer. Without a limit a server that has them sends 16 MB: no faster, as the
+/// next answer is prepared while one is taken in, and held in memory several times.
+pub(super) const BATCH_ENTRIES: u32 = 500;
 /// How long one answer may take: a server that has much to read from its disk is slow.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How many empty answers a member that lags behind us is given before another is asked.

@@ -1,4 +1,4 @@
-//! Catching up on at least half a gigabyte of oplog into a folder: `pitrd` against the driver's raw
+//! Catching up on at least a gigabyte of oplog into a folder: `pitrd` against the driver's raw
 //! read of the same entries to nowhere, in turn.
 
 use std::path::Path;
@@ -18,8 +18,8 @@ use tests::programs;
 use tests::scratch::Folder;
 use tokio::time::Instant;
 
-const ROUNDS: usize = 3;
-const BYTES: u64 = 512 << 20;
+const ROUNDS: usize = 5;
+const BYTES: u64 = 1 << 30;
 /// What issue 3 promises of the raw read, for the first of [`WAYS`].
 const RATIO_MIN: f64 = 0.8;
 

@@ -15,7 +15,7 @@ use tests::wait::{self, Deadline};
 
 use super::archived;
 use super::moment::{self, Contents};
-use super::workload::Workload;
+use super::workload::{self, Workload};
 
 const MODE: [&str; 2] = ["--source-mode", "change-stream"];
 
@@ -242,12 +242,17 @@ fn archive(source: &ReplicaSet, archive: &str) -> Result<Vec<Moment>> {
 
 #[test]
 fn what_a_change_stream_carries_is_restored_and_what_it_does_not_is_known() -> Result<()> {
-    let source = ReplicaSet::builder(1)
-        .test_commands()
-        .oplog_mb(990)
-        .parameter("minSnapshotHistoryWindowInSeconds", "3600")
-        .parameter("ttlMonitorEnabled", "false")
-        .start()?;
+    of_a_set(1)
+}
+
+#[test]
+fn what_a_change_stream_of_three_members_carries_is_restored_and_what_it_does_not_is_known()
+-> Result<()> {
+    of_a_set(3)
+}
+
+fn of_a_set(members: usize) -> Result<()> {
+    let source = workload::source(members)?;
     let folder = Folder::new("mongodb-changes")?;
     let address = folder.path().join("archive").display().to_string();
     let moments = archive(&source, &address)?;

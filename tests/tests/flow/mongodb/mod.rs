@@ -16,3 +16,4 @@ pub(crate) mod archived;
 pub(crate) mod program;
 mod protected;
 mod changes;
+mod images;

@@ -5,7 +5,6 @@ use crate::position::Epoch;
 use crate::postgres::lsn::{SegmentId, SegmentSize, Timeline};
 use crate::segment::MERGE_COUNT;
 use crate::store::Key;
-use crate::timestamp::Timestamp;
 
 /// How to restore by hand: the archive's first object.
 pub fn readme() -> Key {
@@ -35,7 +34,7 @@ impl SegmentName {
     /// An oplog segment, named by the timestamp of its first entry and grouped by its hour, UTC.
     /// Names sort as the log does.
     pub fn mongodb(first: OplogTs) -> Self {
-        let second = Timestamp(i64::from(first.seconds()) * 1_000_000);
+        let second = first.time();
         let group = second.to_string()[..HOUR_LEN].to_owned();
         let name = format!("{:010}.{:010}{BSON}", first.seconds(), first.increment());
         Self { epoch: OPLOG_EPOCH, group, name }

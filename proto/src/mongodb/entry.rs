@@ -3,6 +3,7 @@
 //! Enters: a raw document. Leaves: a view of it. Only the fields that decide something are read;
 //! a field that no known version has is no error, for the bytes are kept as they are.
 
+use bson::spec::ElementType;
 use bson::{RawArray, RawDocument};
 
 use super::elements::{Element, Elements};
@@ -51,6 +52,8 @@ pub struct Glance<'a> {
     /// The primary's own clock when it wrote the entry.
     pub wall: Option<Timestamp>,
     pub op: Option<Op<'a>>,
+    /// It has a namespace and a document, as every entry has.
+    pub whole: bool,
 }
 
 /// What an entry does.
@@ -138,16 +141,20 @@ impl<'a> Entry<'a> {
     /// # Errors
     /// [`EntryError`] when it has no place.
     pub fn glance(raw: &'a RawDocument) -> Result<Glance<'a>, EntryError> {
+        let (mut namespace, mut object) = (false, false);
         let mut found = Fields::default();
         for element in Elements::of(raw) {
             let element = element?;
-            if matches!(element.name, b"op" | b"ts" | b"t" | b"wall") {
-                found.take(&element)?;
+            match element.name {
+                b"op" | b"ts" | b"t" | b"wall" => found.take(&element)?,
+                b"ns" => namespace = element.kind == ElementType::String,
+                b"o" => object = element.kind == ElementType::EmbeddedDocument,
+                _ => {}
             }
         }
         let ts = found.ts.ok_or(EntryError::Missing { field: "ts" })?;
         let at = ts.at(found.term.unwrap_or(-1));
-        Ok(Glance { at, wall: found.wall, op: found.op })
+        Ok(Glance { at, wall: found.wall, op: found.op, whole: namespace && object })
     }
 
     /// # Errors

@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::timestamp::Timestamp;
+
 /// An entry's cluster time: seconds since the Unix epoch and a counter within the second, as
 /// `T << 32 | I`. Shown as `T,I`. Counters have holes: that the next follows proves nothing.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,6 +36,11 @@ impl OplogTs {
 
     pub const fn increment(self) -> u32 {
         self.0 as u32
+    }
+
+    /// The same seconds as a moment.
+    pub const fn time(self) -> Timestamp {
+        Timestamp(self.seconds() as i64 * 1_000_000)
     }
 
     /// Whole hours since the Unix epoch: what a segment never crosses.

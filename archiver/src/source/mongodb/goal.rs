@@ -8,7 +8,6 @@ use proto::mongodb::OplogTs;
 use proto::position::Position;
 use proto::segment::read_sealed;
 use proto::store::{Range, Store};
-use proto::timestamp::Timestamp;
 use tokio::sync::watch;
 
 use super::capture::{EPOCH, Reached};
@@ -54,7 +53,7 @@ impl Goal for Newest {
         opened: &Opened,
         end: &End,
     ) -> Result<bool, ArchiveError> {
-        let moment = Timestamp(i64::from(self.ts.seconds()) * 1_000_000);
+        let moment = self.ts.time();
         if end.chain.watermark().is_some_and(|mark| mark.proven() > moment) {
             return Ok(true);
         }

@@ -133,7 +133,7 @@ impl OplogIndexer {
         let glance = Entry::glance(document)?;
         match glance.op {
             // Nothing else of most entries is of interest.
-            Some(op) if op.is_write() => self.commit(glance.at.ts, glance.wall),
+            Some(op) if op.is_write() && glance.whole => self.commit(glance.at.ts, glance.wall),
             _ => self.note(&Entry::read(document)?, extent)?,
         }
         Ok(())
@@ -219,7 +219,7 @@ fn complete<'a>(held: &mut Vec<u8>, raw: &'a [u8]) -> &'a [u8] {
 
 /// The primary's own clock; the seconds of its timestamp, of an entry without one.
 fn time_of(ts: OplogTs, wall: Option<Timestamp>) -> Timestamp {
-    wall.unwrap_or(Timestamp(i64::from(ts.seconds()) * 1_000_000))
+    wall.unwrap_or_else(|| ts.time())
 }
 
 /// A name that was given to a moment; `command namespace` of what changes a catalog.
@@ -346,5 +346,9 @@ mod tests {
         assert_eq!((torn.last, torn.anomalies), (None, 1));
         let foreign = rawdoc! { "_id": 1 }.into_bytes();
         assert_eq!(OplogIndexer::build(1, Offset(0), &foreign, []).anomalies, 1);
+        let ts = Ts { time: 5, increment: 1 };
+        let empty = rawdoc! { "op": "i", "ns": "shop.orders", "ts": ts }.into_bytes();
+        let index = OplogIndexer::build(1, Offset(0), &empty, []);
+        assert_eq!((index.anomalies, index.ends().commits), (1, 0));
     }
 }

@@ -66,9 +66,9 @@ fn collect(archive: &OplogArchive, end: Option<Commit>, now: Timestamp) -> Statu
     let proven = end.and_then(|end| end.time).max(watermark);
     let reaches = |window: &OplogWindow| end.is_some_and(|end| end.at == window.to);
     let shown = |window: &OplogWindow| ShownWindow {
-        from: time_of(window.from),
+        from: window.from.time(),
         // One that reaches the end goes as far as that is proved.
-        to: proven.filter(|_| reaches(window)).unwrap_or_else(|| time_of(window.to)),
+        to: proven.filter(|_| reaches(window)).unwrap_or_else(|| window.to.time()),
         places: Stamps { from_ts: window.from, to_ts: window.to },
     };
     let (gaps, lacks) = (gaps(archive), lacks(archive));
@@ -88,11 +88,6 @@ fn collect(archive: &OplogArchive, end: Option<Commit>, now: Timestamp) -> Statu
     let mode = archive.identity.mongodb().map(|mongodb| mongodb.source_mode).unwrap_or_default();
     let carried = Carried { source_mode: mode, not_carried: mode.not_carried().to_vec(), lacks };
     Status::of(&archive.about(), carried, found, now)
-}
-
-/// The second that a timestamp counts in.
-fn time_of(at: OplogTs) -> Timestamp {
-    Timestamp(i64::from(at.seconds()) * 1_000_000)
 }
 
 fn gaps(archive: &OplogArchive) -> Vec<ShownGap<OplogTs>> {
@@ -120,7 +115,7 @@ impl ShownLack {
     fn trouble(&self) -> Option<(Timestamp, String)> {
         let Self { collection, from, until, reason } = self;
         let what = format!("{collection} is lost from {from} on ({reason}), and no base follows");
-        until.is_none().then(|| (time_of(*from), what))
+        until.is_none().then(|| (from.time(), what))
     }
 }
 

@@ -31,7 +31,7 @@ pub(super) struct Seen {
 impl Seen {
     /// By the clock of whoever was the primary.
     pub(super) fn time(&self) -> Timestamp {
-        let second = Timestamp(i64::from(self.entry.at.seconds()) * 1_000_000);
+        let second = self.entry.at.time();
         self.entry.time.unwrap_or(second)
     }
 }

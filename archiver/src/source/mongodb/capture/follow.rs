@@ -5,7 +5,6 @@ use std::time::Duration;
 use bson::RawDocument;
 use proto::mongodb::{Event, OplogTs};
 use proto::segment::Watermark;
-use proto::timestamp::Timestamp;
 use tokio::time::Instant;
 
 use super::ahead::Ahead;
@@ -302,7 +301,7 @@ impl Capture {
         let clock = match self.is_of_events() {
             _ if all && hello.is_alone() => Some(hello.local_time),
             // Its seconds are its primary's clock, as the time of an entry is.
-            true => Some(Timestamp(i64::from(reached.at.ts.seconds()) * 1_000_000)),
+            true => Some(reached.at.ts.time()),
             false => self.packer.wall(),
         };
         if let Some(clock) = clock {

@@ -154,7 +154,7 @@ impl Packer {
     ) {
         self.cut(at.ts);
         if !idle {
-            let wall = wall.unwrap_or(Timestamp(i64::from(at.ts.seconds()) * 1_000_000));
+            let wall = wall.unwrap_or_else(|| at.ts.time());
             self.piece_wall.get_or_insert(wall);
         }
         let bytes = raw.as_bytes();

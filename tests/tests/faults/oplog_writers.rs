@@ -73,7 +73,7 @@ fn assert_whole(set: &ReplicaSet, archive: &Archive) -> Result<()> {
     pitr(&["verify", "--archive", archive.url(), "--read-data"])?.ok()?;
     let folder = Folder::new("two-writers")?;
     let into = folder.path().join("data").display().to_string();
-    let (at, mongod) = (archived::text(last), fetch::mongod()?.display().to_string());
+    let (at, mongod) = (archived::text(last), fetch::mongod::usual()?.display().to_string());
     let restore = ["restore", "--archive", archive.url(), "--at", &at, "--into", &into];
     pitr(&[&restore[..], &["--mongod", &mongod]].concat())?.ok()?;
     let differences = moment::differences(&expected, &program::of_folder(&into)?);

@@ -210,7 +210,7 @@ fn the_role_backup_alone_protects_a_set_base_included() -> Result<()> {
     })?;
     ensure!(sidecar.sigterm(&Deadline::seconds(60))?.success(), "{}", sidecar.log());
     let into = folder.path().join("data").display().to_string();
-    let mongod = fetch::mongod()?.display().to_string();
+    let mongod = fetch::mongod::usual()?.display().to_string();
     let restore = ["restore", "--archive", &archive, "--at", &at, "--into", &into];
     pitr(&[&restore[..], &["--mongod", &mongod]].concat())?.ok()?;
     let differences = moment::differences(&expected, &program::of_folder(&into)?);
@@ -273,7 +273,7 @@ fn a_transaction_prepared_before_the_first_start_is_replayed_from_its_beginning(
     println!("the log is replayed from {start} on, and was open at {before:?}");
     ensure!(start < effect.into(), "{start}: the transaction began before");
     let into = folder.path().join("data").display().to_string();
-    let mongod = fetch::mongod()?.display().to_string();
+    let mongod = fetch::mongod::usual()?.display().to_string();
     let restore = ["restore", "--archive", &archive, "--at", &at, "--into", &into];
     pitr(&[&restore[..], &["--mongod", &mongod]].concat())?.ok()?;
     let differences = moment::differences(&expected, &program::of_folder(&into)?);

@@ -17,7 +17,7 @@ fn a_restore_that_is_killed_in_its_last_steps_is_ended_by_the_same_command() -> 
     let (archive, expected, _taken) = an_archive()?;
     let folder = Folder::new("mongodb-ended")?;
     let into = folder.path().join("data").display().to_string();
-    let mongod = fetch::mongod()?.display().to_string();
+    let mongod = fetch::mongod::usual()?.display().to_string();
     let mut restore = vec!["restore", "--archive", &archive, "--latest", "--into", &into];
     restore.extend(["--mongod", &mongod, "--json"]);
     if let Some(user) = user::run_as() {

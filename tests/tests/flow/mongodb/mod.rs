@@ -17,3 +17,4 @@ pub(crate) mod program;
 mod protected;
 mod changes;
 mod images;
+mod split;

@@ -30,7 +30,7 @@ fn a_folder_and_a_set_that_runs_are_restored_to_a_name_a_timestamp_and_a_time() 
     let at_last = blocking(moment::contents(&work.client, Some(last)))?;
     let log = restored::log(source.primary()?, &taken.base)?;
     let archive = blocking(archived::archive(&taken, &log))?;
-    let mongod = fetch::mongod()?.display().to_string();
+    let mongod = fetch::mongod::usual()?.display().to_string();
 
     let listed = pitr(&["list", "--archive", &archive, "--json"])?.ok()?.json()?;
     ensure!(listed["engine"] == "mongodb" && listed["bases"][0]["id"] == "one", "{listed}");

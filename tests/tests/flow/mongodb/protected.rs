@@ -54,7 +54,7 @@ fn a_protected_replica_set_is_restored_to_a_moment_while_it_is_written() -> Resu
     ensure!(until.parse::<proto::mongodb::OplogTs>()? < named.into(), "{by_name}");
     pitr(&["verify", "--archive", &archive, "--read-data"])?.ok()?;
 
-    let mongod = fetch::mongod()?.display().to_string();
+    let mongod = fetch::mongod::usual()?.display().to_string();
     let into = folder.path().join("restored").display().to_string();
     let restore = ["restore", "--archive", &archive, "--at", &at, "--into", &into];
     pitr(&[&restore[..], &["--mongod", &mongod]].concat())?.ok()?;

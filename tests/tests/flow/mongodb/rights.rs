@@ -163,7 +163,7 @@ fn a_folder_that_root_restores_is_the_users_that_it_names() -> Result<()> {
     let (archive, expected, _taken) = an_archive()?;
     let folder = Folder::new("mongodb-run-as")?;
     let into = folder.path().join("data").display().to_string();
-    let mongod = fetch::mongod()?.display().to_string();
+    let mongod = fetch::mongod::usual()?.display().to_string();
     let restore =
         ["restore", "--archive", &archive, "--latest", "--into", &into, "--mongod", &mongod];
     let nobody =

@@ -25,7 +25,7 @@ const VICTIM: &str = "orders";
 
 pub(super) fn start(screen: &mut Screen) -> Result<ReplicaSet> {
     screen.step("A MongoDB replica set of one, fetched once, with a shop's orders");
-    needs::libraries("mongod", &[fetch::mongod()?], None)?;
+    needs::libraries("mongod", &[fetch::mongod::usual()?], None)?;
     let set = ReplicaSet::single()?;
     for from in (0..ORDERS).step_by(AT_ONCE as usize) {
         let orders: Vec<Document> = (from..from + AT_ONCE).map(order).collect();
@@ -112,7 +112,7 @@ impl Server for ReplicaSet {
     }
 
     fn restore_arguments(&self) -> Result<Vec<String>> {
-        Ok(vec!["--mongod".to_owned(), fetch::mongod()?.display().to_string()])
+        Ok(vec!["--mongod".to_owned(), fetch::mongod::usual()?.display().to_string()])
     }
 
     fn hashes(&self) -> Result<Hashes> {

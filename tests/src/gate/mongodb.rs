@@ -21,7 +21,7 @@ impl Source for ReplicaSet {
     }
 
     fn restore_arguments(&self) -> Result<Vec<String>> {
-        Ok(vec!["--mongod".to_owned(), fetch::mongod()?.display().to_string()])
+        Ok(vec!["--mongod".to_owned(), fetch::mongod::usual()?.display().to_string()])
     }
 
     fn assert_restored(&self, data: &Path, moment: &Moment) -> Result<()> {

@@ -12,7 +12,7 @@ use proto::clock::Clock;
 use proto::disk::Disk;
 use proto::position::Position;
 use proto::segment::Codec;
-use proto::store::Store;
+use proto::store::{Class, Store};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -97,9 +97,12 @@ impl From<proto::store::StoreError> for PipelineError {
 }
 
 impl PipelineError {
-    /// Whether building the pipeline anew can mend it: what the local disk did.
+    /// Whether building the pipeline anew can mend it: what the local disk did, a store that was away
+    /// when the source asked it, an end of the log that has moved on.
     pub fn is_retryable(&self) -> bool {
         match self {
+            Self::Capture(CaptureError::Archived { .. }) => true,
+            Self::Capture(CaptureError::Archive(error)) => error.class() == Class::Retry,
             Self::Spool(error) => error.is_retryable(),
             Self::Ship(ShipError::Spool(error)) => error.is_retryable(),
             _ => self.is_closed(),

@@ -39,6 +39,11 @@ pub(crate) trait Log: Clone + Debug + Send + Sync + 'static {
         Box::new(NoIndex)
     }
 
+    /// Whether somebody streams it; `None` where nobody can say.
+    fn is_streamed(&self) -> Option<bool> {
+        None
+    }
+
     async fn find_end(&self, store: &dyn Store, opened: &Opened) -> Result<End, ArchiveError>;
 
     async fn send(self, start: CaptureStart) -> Result<(), PipelineError>;
@@ -60,7 +65,7 @@ impl<L: Log> Source for LogAlone<L> {
         Ok(false)
     }
     async fn is_streamed(&self) -> Result<Option<bool>, PipelineError> {
-        Ok(None)
+        Ok(self.0.is_streamed())
     }
     fn is_held(&self) -> PipelineError {
         PipelineError::Task

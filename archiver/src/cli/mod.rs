@@ -8,7 +8,7 @@ mod args;
 mod prepare;
 mod run;
 mod once;
-mod writer;
+pub(crate) mod writer;
 mod base;
 mod check;
 mod point;

@@ -25,7 +25,7 @@ const OWN_NEXT: &str = "writer.next";
 
 /// By what right the archive is written.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Claim {
+pub(crate) struct Claim {
     /// `--take-over`, or nobody wrote it before.
     pub at_once: bool,
     /// The epoch that this process has taken already.
@@ -34,7 +34,7 @@ pub(super) struct Claim {
 
 /// Takes the next writer epoch; `None` when stopped while waiting. `waits` is told again and again
 /// as long as it is another's turn.
-pub(super) async fn take(
+pub(crate) async fn take(
     ground: &Ground,
     settings: &Settings,
     opened: &Opened,

@@ -53,6 +53,13 @@ pub async fn fence(
     end: &mut End,
 ) -> Result<Option<TailChain>, ShipError> {
     let Some(slot) = &end.store.slot else { return Ok(None) };
+    let newer = end.chain.links.iter().find(|link| link.header.head.writer > tools.writer);
+    if let Some(newer) = newer {
+        // Taken between our look into the ledger and our look at the chain: a tail of ours behind
+        // that fence would break the chain for everybody.
+        let (key, own, by) = (newer.key.clone(), tools.writer, newer.header.head.writer);
+        return Err(ShipError::Fenced { key, own, by });
+    }
     let head = SegmentHead {
         engine,
         lineage: tools.lineage.0,
@@ -96,7 +103,7 @@ mod tests {
         SegmentId { timeline: Timeline(1), number: 1 }
     }
 
-    /// The tail of an older writer at this place, which holds so many ones behind so many.
+    /// The first writer's tail at this place, which holds so many ones behind so many.
     fn tail(seq: u64, from: usize, ones: usize) -> Vec<u8> {
         let header = TailHeader {
             head: SegmentHead {
@@ -122,23 +129,56 @@ mod tests {
         object
     }
 
-    #[tokio::test]
-    async fn a_writer_that_goes_on_while_it_is_fenced_is_followed_and_then_fenced() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let store = archive(folder.path()).await;
-        let identity = PostgresIdentity {
+    fn identity() -> PostgresIdentity {
+        PostgresIdentity {
             segment_bytes: SIZE,
             version_num: 180_000,
             first: first().start(SIZE),
             first_timeline: Timeline(1),
-        };
+        }
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_finds_a_newer_ones_fence_puts_nothing_behind_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = archive(folder.path()).await;
+        let name = first().name(SIZE);
+        let body = Body::from(tail(0, 0, 100));
+        store.put(&LINEAGE.tail(&name, 0), &body).await.expect("put");
+        for (writer, is_fenced) in [(3, false), (2, true)] {
+            let mut end = find_end(&*store, LINEAGE, &identity()).await.expect("an end");
+            let fenced = fence(&tools(store.clone(), writer), Engine::Postgresql, &mut end).await;
+            assert_eq!(matches!(fenced, Err(ShipError::Fenced { by: 3, .. })), is_fenced);
+        }
+        let found = chain::follow(&*store, LINEAGE, &name).await.expect("unbroken");
+        assert_eq!((found.links.len(), found.writer()), (2, 3));
+    }
+
+    /// A put that nobody knew the end of, done after the pipeline was built anew.
+    #[tokio::test]
+    async fn a_tail_of_our_own_that_comes_late_is_continued() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = archive(folder.path()).await;
+        let name = first().name(SIZE);
+        let mut end = find_end(&*store, LINEAGE, &identity()).await.expect("an end");
+        let body = Body::from(tail(0, 0, 100));
+        store.put(&LINEAGE.tail(&name, 0), &body).await.expect("put");
+        let fenced = fence(&tools(store.clone(), 1), Engine::Postgresql, &mut end).await;
+        assert_eq!(fenced.expect("ours").expect("a chain").raw_len(), 100);
+        assert_eq!(end.store.raw, [1; 100]);
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_goes_on_while_it_is_fenced_is_followed_and_then_fenced() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = archive(folder.path()).await;
         let name = first().name(SIZE);
         let put = async |seq, from, ones| {
             let body = Body::from(tail(seq, from, ones));
             store.put(&LINEAGE.tail(&name, seq), &body).await.expect("put");
         };
         put(0, 0, 100).await;
-        let mut end = find_end(&*store, LINEAGE, &identity).await.expect("an end");
+        let mut end = find_end(&*store, LINEAGE, &identity()).await.expect("an end");
         assert_eq!(end.store.raw, [1; 100]);
         // Between the look and the fence.
         put(1, 100, 20).await;

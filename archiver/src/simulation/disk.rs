@@ -48,12 +48,15 @@ struct State {
     failing_syncs: u32,
     failed_syncs: u64,
     full_writes: u64,
-    fate: Option<Arc<Fate>>,
 }
 
 /// Survives its machine; shared by handles.
 #[derive(Debug, Clone, Default)]
-pub(super) struct SimDisk(Arc<Mutex<State>>);
+pub(super) struct SimDisk {
+    state: Arc<Mutex<State>>,
+    /// Of the machine that this handle is of.
+    fate: Option<Arc<Fate>>,
+}
 
 fn apply(names: &mut BTreeMap<PathBuf, Id>, change: Change) {
     match change {
@@ -95,15 +98,15 @@ impl State {
 
 impl SimDisk {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().expect("no panic while held")
+        self.state.lock().expect("no panic while held")
     }
 
-    /// A machine with this fate takes the disk over.
-    pub(super) fn boot(&self, fate: Arc<Fate>, capacity: u64) {
+    /// A machine with this fate takes the disk over: its handle.
+    pub(super) fn boot(&self, fate: Arc<Fate>, capacity: u64) -> Self {
         let mut state = self.state();
-        state.fate = Some(fate);
         state.capacity = capacity;
         state.failing_syncs = 0;
+        Self { state: self.state.clone(), fate: Some(fate) }
     }
 
     pub(super) fn set_capacity(&self, capacity: u64) {
@@ -156,9 +159,24 @@ impl SimDisk {
         }
     }
 
+    /// One bit of one file is not what was written to it. `false`: nothing is there.
+    pub(super) fn rot(&self, rng: &mut StdRng) -> bool {
+        let mut state = self.state();
+        let full = state.inodes.values_mut().filter(|inode| !inode.now.is_empty());
+        let mut full: Vec<_> = full.collect();
+        let Some(inode) = rng.random_range(0..=full.len()).checked_sub(1).map(|n| &mut full[n])
+        else {
+            return false;
+        };
+        let at = rng.random_range(0..inode.now.len());
+        inode.now[at] ^= 1 << rng.random_range(0..8);
+        inode.durable.clone_from(&inode.now);
+        true
+    }
+
     /// `Ok(true)` when this is the machine's last operation.
     fn step(&self, doing: &str, path: &Path) -> io::Result<bool> {
-        let fate = self.state().fate.clone().expect("booted");
+        let fate = self.fate.as_ref().expect("booted");
         match fate.step(doing, &path.to_string_lossy()) {
             Step::Done => Ok(false),
             Step::DoneAndDead => Ok(true),

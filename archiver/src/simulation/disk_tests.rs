@@ -5,9 +5,7 @@ use rand::SeedableRng;
 use super::*;
 
 fn booted() -> SimDisk {
-    let disk = SimDisk::default();
-    disk.boot(Arc::new(Fate::new(u64::MAX, 0)), 1 << 20);
-    disk
+    SimDisk::default().boot(Arc::new(Fate::new(u64::MAX, 0)), 1 << 20)
 }
 
 fn crash(disk: &SimDisk, seed: u64) {

@@ -1,10 +1,12 @@
-//! When the machine dies: after so many operations on its disk and its store.
+//! When the machine dies: after so many operations on its disk and its store. And when it stands
+//! still for a while: a virtual machine that is moved, a process that is stopped.
 
 use std::sync::Mutex;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
 
 /// One life of the machine; shared by everything whose effects outlive it.
 #[derive(Debug)]
@@ -17,6 +19,7 @@ pub(super) struct Fate {
 struct State {
     left: u64,
     dead: bool,
+    still_until: Option<Instant>,
     rng: StdRng,
     /// A running hash of everything that was done, to compare two runs of a seed.
     trace: u64,
@@ -35,7 +38,7 @@ impl Fate {
     /// A machine that dies at operation number `left`.
     pub(super) fn new(left: u64, seed: u64) -> Self {
         let rng = StdRng::seed_from_u64(seed);
-        let state = State { left, dead: false, rng, trace: 0 };
+        let state = State { left, dead: false, still_until: None, rng, trace: 0 };
         Self { state: Mutex::new(state), died: Notify::new() }
     }
 
@@ -72,6 +75,28 @@ impl Fate {
         let died = self.died.notified();
         if !self.is_dead() {
             died.await;
+        }
+    }
+
+    /// Nothing leaves or reaches the machine until then.
+    pub(super) fn stand_still(&self, until: Instant) {
+        self.state.lock().expect("no panic while held").still_until = Some(until);
+    }
+
+    /// Waits while the machine stands still, and for ever once it is dead.
+    pub(super) async fn awake(&self) {
+        loop {
+            let (dead, until) = {
+                let state = self.state.lock().expect("no panic while held");
+                (state.dead, state.still_until)
+            };
+            if dead {
+                std::future::pending::<()>().await;
+            }
+            match until.filter(|until| *until > Instant::now()) {
+                Some(until) => sleep_until(until).await,
+                None => return,
+            }
         }
     }
 

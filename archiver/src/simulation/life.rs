@@ -1,71 +1,41 @@
 //! The lives of one machine: from its start, through bad weather, to its death; and a last, good one.
 
+use std::cell::Cell;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use proto::clock::Clock;
-use proto::position::ByteCount;
+use proto::position::{ByteCount, Position};
 use proto::segment::Codec;
-use proto::store::fault::{Fault, FaultStore, Faults, Kind};
-use proto::store::{Class, Store};
+use proto::store::Class;
+use proto::store::fault::FaultStore;
 use proto::timestamp::Timestamp;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::database::{Database, Streamed};
+use super::client::Client;
+use super::database::Database;
 use super::disk::SimDisk;
 use super::fate::Fate;
+use super::seen::{self, Seen};
 use super::store::MemoryStore;
-use super::{LIFE_MAX, archived, opened};
+use super::streamed::Streamed;
+use super::weather::{Weather, writes};
+use super::{LIFE_MAX, opened};
+use crate::cli::writer::{self, Claim};
 use crate::pipeline::{Ground, LastTail, PipelineError, Settings, start};
 use crate::ship::AckFrom;
 use crate::ship::health::Health;
-use crate::ship::resume::take_writer;
 use crate::spool::SpoolLevel;
 use crate::testing::LogAlone;
 
 /// Room on a disk that has enough of it.
-const ROOMY: u64 = 256 << 20;
+pub(super) const ROOMY: u64 = 256 << 20;
 /// Once faults heal, what is written is in the store within this.
-const LAG_MAX: Duration = Duration::from_secs(5);
-
-/// What happened in a run, and the trace of it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Seen {
-    pub(super) deaths: u64,
-    pub(super) reconnects: u64,
-    pub(super) rebuilt: u64,
-    pub(super) failed_syncs: u64,
-    pub(super) full_writes: u64,
-    pub(super) store_away: u64,
-    pub(super) store_failed: u64,
-    pub(super) answers_lost: u64,
-    pub(super) trace: u64,
-}
-
-impl Seen {
-    pub(super) fn add(&mut self, other: &Self) {
-        self.deaths += other.deaths;
-        self.reconnects += other.reconnects;
-        self.rebuilt += other.rebuilt;
-        self.failed_syncs += other.failed_syncs;
-        self.full_writes += other.full_writes;
-        self.store_away += other.store_away;
-        self.store_failed += other.store_failed;
-        self.answers_lost += other.answers_lost;
-    }
-
-    pub(super) fn assert_that_everything_happened(&self) {
-        let Self { deaths, reconnects, rebuilt, failed_syncs, full_writes, .. } = *self;
-        let machine = [deaths, reconnects, rebuilt, failed_syncs, full_writes];
-        let store = [self.store_away, self.store_failed, self.answers_lost];
-        let happened = machine.iter().chain(&store).all(|count| *count > 0);
-        assert!(happened, "a fault that never happens proves nothing: {self:?}");
-    }
-}
+pub(super) const LAG_MAX: Duration = Duration::from_secs(5);
 
 /// Simulated time, from one moment for all.
 #[derive(Debug)]
@@ -81,166 +51,249 @@ impl Clock for SimClock {
     }
 }
 
-/// What is decided once for a seed, and what outlives a life.
-pub(super) struct Machine {
-    pub(super) disk: SimDisk,
+/// What is decided once for a seed, and shared by its machines.
+#[derive(Debug, Clone)]
+pub(super) struct World {
     pub(super) store: Arc<MemoryStore>,
     pub(super) database: Arc<Database>,
-    pub(super) ack: AckFrom,
     pub(super) codec: Codec,
     /// `--spool-max`, where each life does not have one of its own.
     pub(super) spool_max: Option<u64>,
+}
+
+/// What outlives a life.
+pub(super) struct Machine {
+    pub(super) world: World,
+    pub(super) disk: SimDisk,
     pub(super) rng: StdRng,
     pub(super) seen: Seen,
 }
 
+/// How a life is led.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Manner {
+    /// It dies at this operation.
+    pub(super) operations: u64,
+    /// How likely a connection breaks at each message.
+    pub(super) breaks: f64,
+    /// `--take-over`.
+    pub(super) take_over: bool,
+}
+
 /// One life's parts.
-struct Life {
-    fate: Arc<Fate>,
-    faults: Faults,
+pub(super) struct Life {
+    pub(super) fate: Arc<Fate>,
+    pub(super) weather: Weather,
+    /// Whether its pipeline runs.
+    pub(super) writes: Cell<bool>,
+    pub(super) fenced: Cell<u64>,
+    rebuilt: Cell<u64>,
+    ended_by_reads: Cell<u64>,
+    take_over: bool,
     ground: Ground,
     settings: Settings,
 }
 
-fn runtime() -> tokio::runtime::Runtime {
+pub(super) fn runtime() -> tokio::runtime::Runtime {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     builder.enable_time().start_paused(true).build().expect("a runtime")
 }
 
 impl Machine {
-    fn boot(&mut self, operations: u64, breaks: f64) -> Life {
+    pub(super) fn new(world: World, seed: u64) -> Self {
+        let (disk, rng) = (SimDisk::default(), StdRng::seed_from_u64(seed));
+        Self { world, disk, rng, seen: Seen::default() }
+    }
+
+    pub(super) fn boot(&mut self, manner: Manner) -> Life {
+        let Manner { operations, breaks, take_over } = manner;
+        let World { store, database, codec, spool_max } = self.world.clone();
         let fate = Arc::new(Fate::new(operations, self.rng.random()));
-        self.disk.boot(fate.clone(), ROOMY);
-        self.store.boot(fate.clone());
-        let (store, faults) = FaultStore::new(self.store.clone(), self.rng.random());
-        let disk: Arc<dyn proto::disk::Disk> = Arc::new(self.disk.clone());
-        let dir = Path::new("spool");
+        let disk = self.disk.boot(fate.clone(), ROOMY);
+        let client = Client { store: store.clone(), disk: disk.clone(), fate: fate.clone() };
+        let (client, faults) = FaultStore::new(Arc::new(client), self.rng.random());
+        let weather = Weather { store, disk: disk.clone(), faults };
+        let (dir, disk) = (Path::new("spool"), Arc::new(disk));
         let max = [1 << 20, 3 << 20, 1 << 30][self.rng.random_range(0..3)];
-        let max = self.spool_max.unwrap_or(max);
+        let max = spool_max.unwrap_or(max);
         let clock: Arc<dyn Clock> = Arc::new(SimClock(Instant::now()));
         let ground = Ground {
-            store,
+            store: client,
             disk: disk.clone(),
             clock: clock.clone(),
             health: Arc::new(Health::new(clock)),
             level: Arc::new(SpoolLevel::on(disk, dir, ByteCount(max))),
         };
+        let ack = database.ack;
         let settings = Settings {
-            source: Arc::new(LogAlone(Streamed { database: self.database.clone(), breaks })),
+            source: Arc::new(LogAlone(Streamed { database, fate: fate.clone(), breaks })),
             spool: dir.to_owned(),
-            codec: self.codec,
+            codec,
             flush: Duration::from_millis([20, 200, 1000][self.rng.random_range(0..3)]),
-            ack: self.ack,
+            ack,
             new_lineage: false,
         };
-        Life { fate, faults, ground, settings }
+        Life {
+            fate,
+            weather,
+            writes: Cell::new(false),
+            fenced: Cell::new(0),
+            rebuilt: Cell::new(0),
+            ended_by_reads: Cell::new(0),
+            take_over,
+            ground,
+            settings,
+        }
     }
 
-    /// Runs in bad weather until it dies, at an operation or at a moment.
+    /// Alone in bad weather until it dies, at an operation or at a moment.
     pub(super) fn live_and_die(&mut self) {
         let runtime = runtime();
-        let operations = self.rng.random_range(1..1500);
-        let (fate, faults, rebuilt) = runtime.block_on(async {
-            let life = self.boot(operations, 0.02);
-            let (fate, faults) = (life.fate.clone(), life.faults.clone());
-            let weather = weather(self.disk.clone(), faults.clone(), self.rng.random());
-            let writes = writes(self.database.clone(), self.rng.random());
+        runtime.block_on(async {
+            let writes = writes(self.world.database.clone(), 1, self.rng.random());
             let moment = Duration::from_millis(self.rng.random_range(100..60_000));
-            let (never, mut rebuilt) = (CancellationToken::new(), 0);
+            let manner = Manner {
+                operations: self.rng.random_range(1..1500),
+                breaks: 0.02,
+                take_over: self.rng.random_bool(0.8),
+            };
             tokio::select! {
                 biased;
-                () = fate.death() => {}
-                () = life.run(&never, &mut rebuilt) => {}
-                () = weather => {}
+                () = self.life(manner, moment, false) => {}
                 () = writes => {}
-                () = sleep(moment) => fate.kill(),
             }
-            (fate, faults, rebuilt)
         });
         drop(runtime);
-        self.disk.crash(&mut self.rng);
-        self.count(&fate, &faults, rebuilt);
-        self.seen.deaths += 1;
         // It is down for a while, and the database is not.
         let missed = self.rng.random_range(0..100_000);
-        self.database.write(missed);
+        self.world.database.write_some(missed);
+    }
+
+    /// One life, at most so long; now and then it stands still, if it is to.
+    pub(super) async fn life(&mut self, manner: Manner, moment: Duration, stills: bool) {
+        let life = self.boot(manner);
+        let blow = life.weather.clone().blow(self.rng.random());
+        let stood = Cell::new(0);
+        let stands = stands_still(&life.fate, stills, &stood, self.rng.random());
+        let never = CancellationToken::new();
+        tokio::select! {
+            biased;
+            () = life.fate.death() => {}
+            () = life.run(&never) => {}
+            () = blow => {}
+            () = stands => {}
+            () = sleep(moment) => life.fate.kill(),
+        }
+        self.seen.count(seen::STOOD_STILL, stood.get());
+        self.seen.count(seen::DEATHS, 1);
+        self.end(&life);
+    }
+
+    /// The end of a life: what was not fsynced is left to chance.
+    pub(super) fn end(&mut self, life: &Life) {
+        life.fate.kill();
+        self.disk.crash(&mut self.rng);
+        let seen = &mut self.seen;
+        // What the spool alone holds cannot be mended.
+        let mends = self.world.database.ack == AckFrom::Store;
+        if mends && self.rng.random_bool(0.3) && self.disk.rot(&mut self.rng) {
+            seen.count(seen::ROTTEN, 1);
+        }
+        life.weather.count(seen);
+        seen.count(seen::REBUILT, life.rebuilt.get());
+        seen.count(seen::FENCED, life.fenced.get());
+        seen.count(seen::ENDED_BY_READS, life.ended_by_reads.get());
+        seen.trace = seen.trace.rotate_left(7) ^ life.fate.trace();
     }
 
     /// No faults any more: everything comes into the store, and what is written from then on soon.
     pub(super) fn live_well(&mut self) {
-        let rest = self.database.end() - self.database.written();
+        let rest = self.world.database.rest();
         self.live_well_behind(rest / 2);
     }
 
     /// The same, with so many bytes written before it looks.
     pub(super) fn live_well_behind(&mut self, at_once: u64) {
-        let (database, store) = (self.database.clone(), self.store.clone());
-        let rest = database.end() - database.written();
-        let later = (rest - at_once) / 8;
         let runtime = runtime();
-        let (fate, faults, rebuilt) = runtime.block_on(async {
-            let life = self.boot(u64::MAX, 0.0);
-            let (fate, faults) = (life.fate.clone(), life.faults.clone());
-            let (stop, mut rebuilt) = (CancellationToken::new(), 0);
+        runtime.block_on(async {
+            let take_over = self.rng.random();
+            let life = self.boot(Manner { operations: u64::MAX, breaks: 0.0, take_over });
+            life.weather.clear_up();
+            let stop = CancellationToken::new();
             let witness = async {
-                database.write(at_once);
-                let reached = reaches(&store, database.written());
-                timeout(LIFE_MAX, reached).await.expect("everything comes into the store");
-                for n in 0..=8 {
-                    database.write(if n < 8 { later } else { rest });
-                    let reached = timeout(LAG_MAX, reaches(&store, database.written())).await;
-                    reached.expect("lag stays below five seconds once faults heal");
-                }
+                self.world.database.write(at_once);
+                self.world.catches_up(LIFE_MAX).await;
+                self.world.keeps_up().await;
                 stop.cancel();
             };
-            let run = life.run(&stop, &mut rebuilt);
-            tokio::join!(biased; run, witness);
-            (fate, faults, rebuilt)
+            tokio::join!(biased; life.run(&stop), witness);
+            self.end(&life);
         });
-        self.count(&fate, &faults, rebuilt);
+    }
+}
+
+impl World {
+    /// Everything that is written comes into the store.
+    pub(super) async fn catches_up(&self, within: Duration) {
+        let reached = reaches(&self.store, self.database.written());
+        timeout(within, reached).await.expect("everything comes into the store");
     }
 
-    fn count(&mut self, fate: &Fate, faults: &Faults, rebuilt: u64) {
-        self.seen.rebuilt += rebuilt;
-        self.seen.store_away += faults.fired(Kind::Away);
-        self.seen.store_failed += faults.fired(Kind::FailBefore);
-        self.seen.answers_lost += faults.fired(Kind::FailAfter);
-        self.seen.trace = self.seen.trace.rotate_left(7) ^ fate.trace();
-    }
-
-    /// Reads the archive as a stranger would.
-    pub(super) fn check(mut self) -> Seen {
-        (self.seen.failed_syncs, self.seen.full_writes) = self.disk.faults();
-        self.seen.reconnects = self.database.reconnects();
-        let found = runtime().block_on(archived(&*self.store));
-        assert_eq!(found.len(), self.database.history.len());
-        assert!(found == *self.database.history, "the archive is not what the database wrote");
-        self.seen
+    /// What is written comes into the store soon.
+    pub(super) async fn keeps_up(&self) {
+        let later = self.database.rest() / 8;
+        for n in 0..=8 {
+            self.database.write(if n < 8 { later } else { u64::MAX >> 1 });
+            let reached = timeout(LAG_MAX, reaches(&self.store, self.database.written())).await;
+            reached.expect("lag stays below five seconds once faults heal");
+        }
     }
 }
 
 impl Life {
-    /// Builds the pipeline, and builds it anew as long as that may help, as `pitrd run` does.
-    async fn run(&self, stop: &CancellationToken, rebuilt: &mut u64) {
+    /// Takes its turn as the writer, builds the pipeline, and builds it anew as long as that may
+    /// help, as `pitrd run` does; and is started anew where that ends, as its supervisor does.
+    pub(super) async fn run(&self, stop: &CancellationToken) {
+        let (mut mine, mut taken) = (None, false);
         loop {
-            match self.once(stop).await {
+            let spoilt = self.weather.spoilt_reads();
+            let ended = self.once(stop, &mut mine, &mut taken).await;
+            self.writes.set(false);
+            match ended {
                 Ok(()) => return,
                 Err(_) if self.fate.is_dead() => std::future::pending().await,
+                Err(error) if error.is_fenced() => {
+                    self.fenced.set(self.fenced.get() + 1);
+                    mine = None;
+                }
                 Err(error) if may_pass(&error) => {
-                    *rebuilt += 1;
+                    self.rebuilt.set(self.rebuilt.get() + 1);
                     sleep(Duration::from_millis(500)).await;
+                }
+                Err(error) if self.weather.spoilt_reads() > spoilt => {
+                    tracing::info!(%error, "ended by what it read");
+                    self.ended_by_reads.set(self.ended_by_reads.get() + 1);
+                    (mine, taken) = (None, false);
+                    sleep(Duration::from_secs(1)).await;
                 }
                 Err(error) => panic!("{}", proto::cli::causes(&error)),
             }
         }
     }
 
-    async fn once(&self, stop: &CancellationToken) -> Result<(), PipelineError> {
-        let opened = opened();
-        let store: &dyn Store = &*self.ground.store;
-        let clock = &*self.ground.clock;
-        let writer = take_writer(store, opened.lineage, clock, "here".to_owned()).await?;
-        let running = start(&self.ground, &self.settings, &opened, writer, stop.clone()).await?;
+    async fn once(
+        &self,
+        stop: &CancellationToken,
+        mine: &mut Option<u64>,
+        taken: &mut bool,
+    ) -> Result<(), PipelineError> {
+        let (ground, settings, opened) = (&self.ground, &self.settings, opened());
+        let claim = Claim { at_once: self.take_over && !*taken, mine: *mine };
+        let writer = writer::take(ground, settings, &opened, claim, &|| {}, stop).await?;
+        let Some(writer) = writer else { return Ok(()) };
+        (*mine, *taken) = (Some(writer), true);
+        let running = start(ground, settings, &opened, writer, stop.clone()).await?;
+        self.writes.set(true);
         running.finish(LastTail::Awaited).await
     }
 }
@@ -250,43 +303,24 @@ fn may_pass(error: &PipelineError) -> bool {
     away || error.is_retryable()
 }
 
-async fn reaches(store: &MemoryStore, offset: u64) {
-    while store.covered() < offset {
+pub(super) async fn reaches(store: &MemoryStore, to: Position) {
+    while !store.holds(to) {
         sleep(Duration::from_millis(10)).await;
     }
 }
 
-/// The database writes: nothing for a while, or a little, or a lot.
-async fn writes(database: Arc<Database>, seed: u64) {
+/// Stands still for seconds or minutes, every now and then.
+async fn stands_still(fate: &Fate, ever: bool, stood: &Cell<u64>, seed: u64) {
     let mut rng = StdRng::seed_from_u64(seed);
-    loop {
-        let most = [1, 500, 20_000, 300_000][rng.random_range(0..4)];
-        database.write(rng.random_range(0..most));
-        sleep(Duration::from_millis(rng.random_range(1..1000))).await;
+    if !ever {
+        std::future::pending::<()>().await;
     }
-}
-
-/// What befalls disk and store: something new every few seconds.
-async fn weather(disk: SimDisk, faults: Faults, seed: u64) {
-    let mut rng = StdRng::seed_from_u64(seed);
     loop {
-        faults.heal();
-        disk.set_capacity(ROOMY);
-        match rng.random_range(0..6) {
-            0 => faults.set_away(true),
-            1 => {
-                let chance = rng.random_range(0.05..0.5);
-                faults.set_chances(vec![
-                    (chance, Fault::FailBefore(Class::Retry)),
-                    (chance, Fault::FailAfter(Class::Retry)),
-                    (chance, Fault::Delay(Duration::from_millis(rng.random_range(1..3000)))),
-                ]);
-            }
-            2 => disk.fail_syncs(rng.random_range(1..3)),
-            // Below the reserve: held. Far below: writes find no room.
-            3 => disk.set_capacity(rng.random_range(0..40 << 20)),
-            _ => {}
-        }
-        sleep(Duration::from_millis(rng.random_range(50..8000))).await;
+        sleep(Duration::from_millis(rng.random_range(100..60_000))).await;
+        let most = [2_000, 20_000, 250_000][rng.random_range(0..3)];
+        let wait = Duration::from_millis(rng.random_range(100..most));
+        fate.stand_still(Instant::now() + wait);
+        stood.set(stood.get() + 1);
+        sleep(wait).await;
     }
 }

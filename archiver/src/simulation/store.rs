@@ -1,213 +1,286 @@
-//! An object store in memory that holds every piece of log against the database's history as it
-//! comes, and knows how far that history is covered without a hole.
+//! An object store in memory that holds every piece of log against what the database wrote as it
+//! comes, every tail against the one before it, and knows what it holds without a hole.
+//!
+//! What can go wrong with a store and not with a wrapper around it happens here: bodies that are cut
+//! or turned over on their way, puts that are done late, listings that lack the newest keys.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::Bytes;
-use proto::disk::Disk;
-use proto::segment::{Footer, TailHeader, read_sealed, read_tail};
-use proto::store::{Body, Key, LIST_PAGE_MAX, Object, Page, Put, Range, Store, StoreError};
+use proto::position::{Epoch, Position};
+use proto::segment::{Footer, Hash, TailHeader, TailKind, read_sealed, read_tail};
+use proto::store::{Key, LIST_PAGE_MAX, Object, Page, Put, StoreError};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 
-use super::disk::SimDisk;
-use super::fate::{Fate, Step};
+use super::seen::{LAGGING_LISTS, LATE_PUTS, SPOILT_PUTS, Seen};
+use super::written::{Ranges, Written};
 
-#[derive(Debug, Default)]
-struct State {
-    objects: BTreeMap<String, Bytes>,
-    /// Pieces that stand behind a hole, by their start.
-    pieces: BTreeMap<u64, u64>,
-    covered: u64,
-    fate: Option<Arc<Fate>>,
+/// An object, and the how-many-eth it was to be created.
+#[derive(Debug)]
+struct Held {
+    order: u64,
+    bytes: Bytes,
+}
+
+/// Which of the newest keys listings lack.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Lag {
+    pub(super) newest: u64,
+    /// Some of them alone: a listing of several pages is no snapshot.
+    pub(super) holes: bool,
 }
 
 #[derive(Debug)]
+struct State {
+    objects: BTreeMap<String, Held>,
+    created: u64,
+    held: BTreeMap<Epoch, Ranges>,
+    /// The last single tail of each chain.
+    chains: BTreeMap<String, TailHeader>,
+    lag: Option<Lag>,
+    /// How likely a body is spoilt on its way, and how likely a put is done late.
+    spoils: f64,
+    delays: f64,
+    rng: StdRng,
+    seen: Seen,
+    /// The first contradiction: whoever put it may be dead, and its panic seen by nobody.
+    wrong: Option<String>,
+}
+
+/// Outlives every machine.
+#[derive(Debug)]
 pub(super) struct MemoryStore {
     state: Mutex<State>,
-    disk: SimDisk,
-    /// Whose log it is, and where it begins.
-    history: Arc<Vec<u8>>,
-    begin: u64,
+    written: Arc<Written>,
+}
+
+/// What becomes of a put.
+#[derive(Debug)]
+pub(super) enum Doing {
+    Done(Put),
+    Refused(StoreError),
+    /// Told that it failed; it is done after a while all the same.
+    Late(Duration),
 }
 
 impl MemoryStore {
-    pub(super) fn new(disk: SimDisk, history: Arc<Vec<u8>>, begin: u64) -> Self {
-        let state = State { covered: begin, ..State::default() };
-        Self { state: Mutex::new(state), disk, history, begin }
+    pub(super) fn new(written: Arc<Written>, seed: u64) -> Arc<Self> {
+        let state = State {
+            objects: BTreeMap::new(),
+            created: 0,
+            held: BTreeMap::new(),
+            chains: BTreeMap::new(),
+            lag: None,
+            spoils: 0.0,
+            delays: 0.0,
+            rng: StdRng::seed_from_u64(seed),
+            seen: Seen::default(),
+            wrong: None,
+        };
+        Arc::new(Self { state: Mutex::new(state), written })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no panic while held")
     }
 
-    pub(super) fn boot(&self, fate: Arc<Fate>) {
-        self.state().fate = Some(fate);
+    /// No faults of its own any more.
+    pub(super) fn heal(&self) {
+        let mut state = self.state();
+        (state.lag, state.spoils, state.delays) = (None, 0.0, 0.0);
     }
 
-    /// The offset before which the store holds every byte.
-    pub(super) fn covered(&self) -> u64 {
-        self.state().covered
+    pub(super) fn lag(&self, lag: Lag) {
+        self.state().lag = Some(lag);
     }
 
-    /// Compares a piece of log with the history and counts it.
-    fn take(&self, key: &Key, object: &[u8]) {
-        let (start, raw) = match key.as_str() {
+    pub(super) fn spoil(&self, chance: f64) {
+        self.state().spoils = chance;
+    }
+
+    pub(super) fn delay(&self, chance: f64) {
+        self.state().delays = chance;
+    }
+
+    pub(super) fn note(&self, what: &'static str) {
+        self.state().seen.count(what, 1);
+    }
+
+    pub(super) fn seen(&self) -> Seen {
+        self.state().seen.clone()
+    }
+
+    /// Whether it holds every byte up to there.
+    pub(super) fn holds(&self, to: Position) -> bool {
+        let state = self.state();
+        self.written.path(to).into_iter().all(|(epoch, from, to)| {
+            from == to || state.held.get(&epoch).is_some_and(|held| held.holds(from, to))
+        })
+    }
+
+    /// A put as it comes over a network.
+    pub(super) fn receive(&self, key: &Key, bytes: &Bytes) -> Doing {
+        {
+            let mut state = self.state();
+            let (spoils, delays) = (state.spoils, state.delays);
+            if state.rng.random_bool(spoils) {
+                let came = spoilt(&mut state.rng, bytes);
+                // What comes is held against the checksum of what was sent (docs/FORMAT.md).
+                if crc32fast::hash(&came) != crc32fast::hash(bytes) {
+                    state.seen.count(SPOILT_PUTS, 1);
+                    return Doing::Refused(bad_digest(key));
+                }
+            }
+            if state.rng.random_bool(delays) {
+                state.seen.count(LATE_PUTS, 1);
+                return Doing::Late(Duration::from_millis(state.rng.random_range(1..40_000)));
+            }
+        }
+        Doing::Done(self.put(key, bytes))
+    }
+
+    /// Creates the object, if there is none.
+    pub(super) fn put(&self, key: &Key, bytes: &Bytes) -> Put {
+        if self.state().objects.contains_key(key.as_str()) {
+            return Put::Exists;
+        }
+        let checked = self.check(key, bytes);
+        let mut state = self.state();
+        if let Err(wrong) = checked {
+            state.wrong.get_or_insert(wrong.clone());
+            drop(state);
+            panic!("{wrong}");
+        }
+        state.created += 1;
+        let held = Held { order: state.created, bytes: bytes.clone() };
+        state.objects.insert(key.as_str().to_owned(), held);
+        Put::Created
+    }
+
+    /// Compares a piece of log with what was written, and counts it.
+    fn check(&self, key: &Key, object: &[u8]) -> Result<(), String> {
+        let not_whole = |error| format!("{key} is not whole: {error}");
+        let (epoch, start, raw) = match key.as_str() {
             key if key.contains("/log/") => {
-                let (footer, raw): (Footer, _) = read_sealed(object).expect("a whole segment");
-                (footer.head.start.0, raw)
+                let (footer, raw): (Footer, _) = read_sealed(object).map_err(not_whole)?;
+                (footer.head.epoch, footer.head.start.0, raw)
             }
             key if key.contains("/tail/") => {
-                let (header, raw): (TailHeader, _) = read_tail(object).expect("a whole tail");
-                (header.head.start.0 + header.raw_start, raw)
+                let (header, raw): (TailHeader, _) = read_tail(object).map_err(not_whole)?;
+                self.check_chain(key, header)?;
+                (header.head.epoch, header.head.start.0 + header.raw_start, raw)
             }
-            _ => return,
+            _ => return Ok(()),
         };
-        let from = usize::try_from(start - self.begin).expect("small");
-        let written = self.history.get(from..from + raw.len());
-        assert!(written == Some(&raw[..]), "{key} is not what the database wrote at {start}");
-        let mut state = self.state();
+        if !self.written.has(epoch, start, &raw) {
+            return Err(format!("{key} is not what the database wrote at {start} of {epoch}"));
+        }
         let end = start + raw.len() as u64;
-        let known = state.pieces.entry(start).or_default();
-        *known = end.max(*known);
-        while let Some((&at, &end)) = state.pieces.range(..=state.covered).next_back() {
-            state.covered = state.covered.max(end);
-            state.pieces.remove(&at);
-        }
+        self.state().held.entry(epoch).or_default().add(start, end);
+        Ok(())
     }
 
-    /// Waits for ever once the machine is dead.
-    async fn step(&self, doing: &str, key: &str) -> Step {
-        let fate = self.state().fate.clone().expect("booted");
-        let step = fate.step(doing, key);
-        if step == Step::Dead {
-            std::future::pending::<()>().await;
+    /// A chain never forks: each tail continues the one before it, and no older writer follows a
+    /// newer one.
+    fn check_chain(&self, key: &str, header: TailHeader) -> Result<(), String> {
+        if header.kind == TailKind::Merged {
+            return Ok(());
         }
-        step
+        let chain = key.rsplit_once('/').map_or(key, |(chain, _)| chain).to_owned();
+        let last = self.state().chains.insert(chain, header);
+        let expected = last.map(|last| (last.last + 1, last.raw_end(), last.after));
+        let found = (header.first, header.raw_start, header.before);
+        if found != expected.unwrap_or((0, 0, Hash::of(b""))) {
+            return Err(format!("{key} does not continue its chain"));
+        }
+        if last.is_some_and(|last| last.head.writer > header.head.writer) {
+            return Err(format!("{key} is an older writer's behind a newer one's"));
+        }
+        Ok(())
     }
 
-    async fn end<T>(&self, step: Step, done: T) -> T {
-        if step == Step::DoneAndDead {
-            std::future::pending::<()>().await;
-        }
-        done
+    /// What contradicted, whoever put it.
+    pub(super) fn wrong(&self) -> Option<String> {
+        self.state().wrong.clone()
     }
-}
 
-#[async_trait]
-impl Store for MemoryStore {
-    async fn put(&self, key: &Key, body: &Body) -> Result<Put, StoreError> {
-        let bytes = match body {
-            Body::Bytes(bytes) => bytes.clone(),
-            Body::File { path, len } => {
-                let failed = |source| StoreError::Io {
-                    address: self.address(),
-                    action: "read",
-                    key: path.display().to_string(),
-                    source,
-                };
-                let bytes = self.disk.read(path).map_err(failed)?;
-                assert_eq!(bytes.len() as u64, *len, "{} was still written to", path.display());
-                bytes.into()
+    pub(super) fn get(&self, key: &Key) -> Option<Bytes> {
+        self.state().objects.get(key.as_str()).map(|held| held.bytes.clone())
+    }
+
+    pub(super) fn remove(&self, key: &Key) {
+        self.state().objects.remove(key.as_str());
+    }
+
+    pub(super) fn list(&self, prefix: &str, after: Option<&str>) -> Page {
+        let mut state = self.state();
+        let from = after.map_or_else(|| prefix.to_owned(), |after| format!("{after}\0"));
+        let from = from.max(prefix.to_owned());
+        let (mut objects, mut lacks, mut more) = (Vec::new(), false, false);
+        for (key, held) in state.objects.range(from..).take_while(|(k, _)| k.starts_with(prefix)) {
+            if state.is_hidden(held) {
+                lacks = true;
+            } else if objects.len() == LIST_PAGE_MAX {
+                more = true;
+                break;
+            } else {
+                let bytes = held.bytes.len() as u64;
+                objects.push(Object { key: Key::new(key.clone()), bytes });
             }
-        };
-        let step = self.step("put", key.as_str()).await;
-        let free = !self.state().objects.contains_key(key.as_str());
-        if free {
-            self.take(key, &bytes);
-            self.state().objects.insert(key.as_str().to_owned(), bytes);
         }
-        self.end(step, Ok(if free { Put::Created } else { Put::Exists })).await
+        state.seen.count(LAGGING_LISTS, u64::from(lacks));
+        Page { objects, more }
     }
 
-    async fn get(&self, key: &Key, range: Range) -> Result<Bytes, StoreError> {
-        let step = self.step("get", key.as_str()).await;
-        let found = self.state().objects.get(key.as_str()).cloned();
-        let absent = || StoreError::Absent { address: self.address(), key: key.clone() };
-        let bytes = found.ok_or_else(absent)?;
-        let size = bytes.len();
-        let small = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).min(size);
-        let wanted = match range {
-            Range::All => 0..size,
-            Range::At { offset, len } => small(offset)..small(offset.saturating_add(len)),
-            Range::Last(len) => size - small(len)..size,
-        };
-        self.end(step, Ok(bytes.slice(wanted))).await
-    }
-
-    async fn head(&self, key: &Key) -> Result<Option<u64>, StoreError> {
-        let step = self.step("head", key.as_str()).await;
-        let len = self.state().objects.get(key.as_str()).map(|bytes| bytes.len() as u64);
-        self.end(step, Ok(len)).await
-    }
-
-    async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Page, StoreError> {
-        let step = self.step("list", prefix).await;
-        let page = {
-            let state = self.state();
-            let from = after.map_or_else(|| prefix.to_owned(), |after| format!("{after}\0"));
-            let from = from.max(prefix.to_owned());
-            let mut below =
-                state.objects.range(from..).take_while(|(key, _)| key.starts_with(prefix));
-            let object = |(key, bytes): (&String, &Bytes)| Object {
-                key: Key::new(key.clone()),
-                bytes: bytes.len() as u64,
-            };
-            let objects = below.by_ref().take(LIST_PAGE_MAX).map(object).collect();
-            Page { objects, more: below.next().is_some() }
-        };
-        self.end(step, Ok(page)).await
-    }
-
-    async fn folders(&self, folder: &str) -> Result<Vec<String>, StoreError> {
-        let step = self.step("folders", folder).await;
+    pub(super) fn folders(&self, folder: &str) -> Vec<String> {
+        let state = self.state();
         let mut found: Vec<String> = Vec::new();
-        for key in self.state().objects.keys() {
+        for (key, held) in &state.objects {
             let below = key.strip_prefix(folder).and_then(|rest| rest.split_once('/'));
             if let Some((name, _)) = below
+                && !state.is_hidden(held)
                 && found.last().is_none_or(|last| last != name)
             {
                 found.push(name.to_owned());
             }
         }
-        self.end(step, Ok(found)).await
-    }
-
-    async fn delete(&self, key: &Key) -> Result<(), StoreError> {
-        let step = self.step("delete", key.as_str()).await;
-        self.state().objects.remove(key.as_str());
-        self.end(step, Ok(())).await
-    }
-
-    fn address(&self) -> String {
-        "memory".to_owned()
+        found
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+impl State {
+    fn is_hidden(&self, held: &Held) -> bool {
+        self.lag.is_some_and(|lag| {
+            let newest = held.order + lag.newest > self.created;
+            newest && (!lag.holes || held.order.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 63 == 0)
+        })
+    }
+}
 
-    #[tokio::test]
-    async fn a_store_in_memory_does_what_every_store_must() {
-        let (disk, fate) = (SimDisk::default(), Arc::new(Fate::new(u64::MAX, 0)));
-        disk.boot(fate.clone(), 1 << 30);
-        let store = MemoryStore::new(disk, Arc::default(), 0);
-        store.boot(fate);
-        let store: Arc<dyn Store> = Arc::new(store);
-        for (at, text) in ["lineage/1/x", "lineage/1/y/z", "lineage/10/a", "b"].iter().enumerate() {
-            let put = store.put(&Key::new(*text), &Body::from(vec![7; at])).await;
-            assert_eq!(put.expect("put"), Put::Created);
-        }
-        let taken = store.put(&Key::new("b"), &Body::from(vec![1])).await.expect("put");
-        assert_eq!(taken, Put::Exists);
-        let all = proto::store::list_all(&*store, "lineage/1").await.expect("listed");
-        assert_eq!(all.len(), 3);
-        let after = store.list("lineage/1", Some("lineage/1/y/z")).await.expect("listed");
-        assert_eq!(after.objects.len(), 1);
-        assert_eq!(store.folders("lineage/").await.expect("folders"), ["1", "10"]);
-        let last = store.get(&Key::new("b"), Range::Last(2)).await.expect("read");
-        assert_eq!(last, [7, 7][..]);
-        assert!(store.get(&Key::new("c"), Range::All).await.is_err_and(|e| e.is_absent()));
+/// Cut anywhere, or with a bit turned over.
+fn spoilt(rng: &mut StdRng, bytes: &Bytes) -> Bytes {
+    if bytes.is_empty() {
+        return bytes.clone();
+    }
+    let at = rng.random_range(0..bytes.len());
+    if rng.random_bool(0.5) {
+        return bytes.slice(..at);
+    }
+    let mut came = bytes.to_vec();
+    came[at] ^= 1 << rng.random_range(0..8);
+    came.into()
+}
+
+fn bad_digest(key: &Key) -> StoreError {
+    StoreError::Answer {
+        address: "memory".to_owned(),
+        action: "put",
+        key: key.to_string(),
+        code: "BadDigest".to_owned(),
+        status: Some(400),
+        class: proto::store::Class::Retry,
     }
 }

@@ -57,6 +57,21 @@ pub async fn find_end(
     Ok(End { store, chain, durable, before: None })
 }
 
+/// Whether the store holds more of the log than `held`. What another writer archived, or an earlier
+/// run, is not lost, though the server has let go of it.
+///
+/// # Errors
+/// As [`find_end`].
+pub async fn is_stored_beyond(
+    store: &dyn Store,
+    lineage: Lineage,
+    identity: &PostgresIdentity,
+    held: Position,
+) -> Result<bool, ArchiveError> {
+    let end = find_end(store, lineage, identity).await?;
+    Ok(end.durable.is_some_and(|durable| durable > held))
+}
+
 /// The raw bytes of a segment that was sealed unfilled.
 async fn partial(
     store: &dyn Store,
@@ -90,9 +105,11 @@ async fn open_segment(
     let Some(last) = sealed.filter(|last| last.number >= first) else {
         // Tails before it end at a gap.
         let tailed = tailed.iter().find(|id| id.number >= first).copied();
-        return Ok(tailed.unwrap_or(SegmentId { timeline, number: first }));
+        let open = tailed.unwrap_or(SegmentId { timeline, number: first });
+        return behind_sealed(store, lineage, open, size).await;
     };
-    let mut open = last.next();
+    let mut open = behind_sealed(store, lineage, last.next(), size).await?;
+    let last = SegmentId { timeline, number: open.number - 1 };
     let lowest = last.number.saturating_sub(HOLES_LOOKED_FOR).max(first);
     for number in (lowest..last.number).rev() {
         let id = SegmentId { timeline, number };
@@ -104,6 +121,20 @@ async fn open_segment(
             break;
         }
         open = id;
+    }
+    Ok(open)
+}
+
+/// The first segment from `open` on that is not sealed, asked for by name: a listing may lag behind
+/// what is there, and the database has let go of that.
+async fn behind_sealed(
+    store: &dyn Store,
+    lineage: Lineage,
+    mut open: SegmentId,
+    size: SegmentSize,
+) -> Result<SegmentId, ArchiveError> {
+    while store.head(&lineage.sealed(&SegmentName::postgres(open, size))).await?.is_some() {
+        open = open.next();
     }
     Ok(open)
 }
@@ -173,8 +204,17 @@ pub async fn previous_hash(
 ) -> Result<Hash, ArchiveError> {
     let size = identity.segment_bytes;
     let Some(number) = open.number.checked_sub(1) else { return Ok(Hash::NONE) };
+    // Its own, and its parents by name: a listing may lag behind what is there.
     let mut timelines = ends::timelines(store, lineage).await?;
+    timelines.push(open.timeline);
+    if open.timeline > identity.first_timeline {
+        let history = ends::history(store, lineage, open.timeline).await?;
+        let entries = history.map(|history| history.entries).unwrap_or_default();
+        timelines.extend(entries.iter().map(|branch| branch.parent));
+    }
     timelines.retain(|timeline| *timeline <= open.timeline);
+    timelines.sort();
+    timelines.dedup();
     for timeline in timelines.into_iter().rev() {
         let name = SegmentName::postgres(SegmentId { timeline, number }, size);
         if let Some(footer) = footer(store, lineage.sealed(&name)).await? {
@@ -182,4 +222,76 @@ pub async fn previous_hash(
         }
     }
     Ok(Hash::NONE)
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::position::Epoch;
+    use proto::segment::{Codec, Engine, Frame, OpenSegment, SegmentHead};
+    use proto::store::Body;
+    use proto::store::fault::{Fault, FaultStore, Kind, Op, Rule};
+
+    use super::*;
+    use crate::testing::archive;
+
+    const LINEAGE: Lineage = Lineage(1);
+    const SIZE: u64 = 1 << 20;
+
+    fn size() -> SegmentSize {
+        SegmentSize::try_from(SIZE).expect("a size")
+    }
+
+    /// Sealed segment `number`, all of it the same byte, and its hash.
+    fn sealed(number: u64, previous: Hash) -> (Vec<u8>, Hash) {
+        let head = SegmentHead {
+            engine: Engine::Postgresql,
+            lineage: 1,
+            epoch: Epoch(1),
+            number,
+            writer: 1,
+            start: Offset(number * SIZE),
+            previous,
+        };
+        let raw = vec![number as u8; SIZE as usize];
+        let frame = Frame::of(Codec::Lz4, &raw).expect("compresses");
+        let mut segment = OpenSegment::new(head);
+        segment.push(frame.entry, &raw);
+        let mut object = frame.bytes;
+        object.extend(segment.seal(false).1);
+        (object, Hash::of(&raw))
+    }
+
+    #[tokio::test]
+    async fn what_a_listing_lacks_is_found_by_its_name_and_is_no_gap() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (store, faults) = FaultStore::new(archive(folder.path()).await, 1);
+        let mut previous = Hash::NONE;
+        for number in 1..=3 {
+            let (object, hash) = sealed(number, previous);
+            let name = SegmentName::postgres(SegmentId { timeline: Timeline(1), number }, size());
+            store.put(&LINEAGE.sealed(&name), &Body::from(object)).await.expect("put");
+            previous = hash;
+        }
+        let identity = PostgresIdentity {
+            segment_bytes: size(),
+            version_num: 180_000,
+            first: Lsn(SIZE),
+            first_timeline: Timeline(1),
+        };
+        for hidden in 0..=3 {
+            faults.heal();
+            faults.script(Rule::once(Op::List, Fault::HideNewest(hidden)).times(99));
+            if hidden == 3 {
+                faults.script(Rule::once(Op::Folders, Fault::Omit).times(99));
+            }
+            let end = find_end(&*store, LINEAGE, &identity).await.expect("an end");
+            assert_eq!((end.store.start, end.store.previous), (Offset(4 * SIZE), previous));
+            for (held, beyond) in [(4 * SIZE - 1, true), (4 * SIZE, false)] {
+                let held = Lsn(held).at(Timeline(1));
+                let asked = is_stored_beyond(&*store, LINEAGE, &identity, held).await;
+                assert_eq!(asked.expect("asked"), beyond, "{held:?}");
+            }
+        }
+        assert!(faults.fired(Kind::HideNewest) > 0);
+    }
 }

@@ -26,7 +26,7 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::drive::{self, Drive, Outcome};
-use super::{Acknowledged, Class, ConnectOptions, Error, Session, SlotName, StreamOptions};
+use super::{Acknowledged, Class, ConnectOptions, Error, Session, SlotName, StreamOptions, end};
 use crate::ring::{Item, RingSender};
 use crate::ship::Durable;
 use crate::source::held;
@@ -75,6 +75,9 @@ pub enum CaptureError {
         #[source]
         source: proto::postgres::history::HistoryError,
     },
+    /// The server has let go of what comes next, and the store has it: another writer was there.
+    #[error("the server has let go of the log behind {held}, and it is archived already")]
+    Archived { held: Lsn },
     #[error(transparent)]
     Source(#[from] Error),
     #[error(transparent)]
@@ -290,6 +293,10 @@ impl Capture {
             // The slot holds it after all: whoever removed the log may have been slow to tell.
             self.pause(Duration::from_secs(1)).await;
             return Ok(Streamed::Next(Next::Again));
+        }
+        let (held, setup) = (self.received.at(self.timeline), &self.setup);
+        if end::is_stored_beyond(&*setup.store, setup.lineage, &setup.identity, held).await? {
+            return Err(CaptureError::Archived { held: self.received });
         }
         let reason = format!("the server no longer has the log: {error}");
         tracing::error!(from = %self.received, to = %from, %reason, "GAP: a stretch of log is lost");

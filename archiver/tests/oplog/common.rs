@@ -167,6 +167,7 @@ impl Follower {
                 if let Loss::Gap(gap) = loss {
                     gaps.lock().expect("nobody panics").gaps.push(gap);
                 }
+                Box::pin(std::future::ready(()))
             }),
         };
         let (sender, receiver) = ring();

@@ -12,6 +12,8 @@ use tests::archive::Archive;
 use tests::mongod::{ArchivedOplog, Load, Node, ReplicaSet};
 use tests::programs::{self, PitrdBuilder, pitr};
 use tests::scope;
+use tests::seaweed::Seaweed;
+use tests::tcp_proxy::{Behaviour, TcpProxy};
 use tests::wait::{self, Deadline};
 
 use super::oplog_capture::{more, newest};
@@ -256,4 +258,36 @@ fn a_collection_that_convert_to_capped_makes_anew_is_recorded_and_a_new_base_hol
     ensure!(count == 50, "{count} documents");
     pitr(&["verify", "--archive", archive.url(), "--read-data"])?.ok()?;
     Ok(())
+}
+
+#[test]
+fn a_loss_that_a_kill_came_before_is_in_the_ledger_all_the_same() -> Result<()> {
+    let set = ReplicaSet::single()?;
+    let seaweed = Seaweed::shared()?;
+    let (proxy, prefix) = (TcpProxy::start(seaweed.port())?, "changes-loss");
+    let archive = Archive::on_s3(seaweed, prefix).via(seaweed, proxy.port(), prefix);
+    set.run("shop", doc! { "insert": "big", "documents": [{ "_id": 1 }] })?;
+    let mut pitrd = pitrd(&set.url(), &archive)
+        .args(["--flush", "100ms"])
+        .envs(archive.environment())
+        .start()?;
+    await_flow(&mut pitrd)?;
+    proxy.set(Behaviour::Blackhole);
+    set.run("shop", doc! { "convertToCapped": "big", "size": 100_000 })?;
+    pitrd.wait_for_metrics("the event", &Deadline::seconds(60), |metrics| {
+        metrics.sum("pitr_inexact_events_total") >= Some(1.0)
+    })?;
+    // What is taken in is on the local disk soon.
+    std::thread::sleep(Duration::from_secs(1));
+    pitrd.kill9()?;
+    ensure!(proxy.faults() > 0, "the store was never away");
+    let before = archive.ledger()?;
+    ensure!(!before.iter().any(|event| matches!(event, Ledger::NotCarried { .. })), "{before:?}");
+    proxy.set(Behaviour::Pass);
+    pitrd.start()?;
+    await_archived(&set, &archive)?;
+    wait::until(&Deadline::seconds(60), "the loss in the ledger", || {
+        let lost = |event: &Ledger| matches!(event, Ledger::NotCarried { collection, .. } if collection == "shop.big");
+        Ok(archive.ledger()?.iter().any(lost).then_some(()))
+    })
 }

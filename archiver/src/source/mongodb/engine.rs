@@ -159,10 +159,10 @@ fn go_on(opened: &Opened, held: &Held) -> Continue {
     Continue { next: held.next, last, open, first }
 }
 
-/// Records a loss beside the stream, waiting for a store that is away, and wants a new base: nothing
-/// that restores depends on the record, since a gap shows in the segments themselves, and a collection
-/// that is not carried in its event.
-fn on_loss(start: &CaptureStart) -> Arc<dyn Fn(Loss) + Send + Sync> {
+/// Records a loss, waiting for a store that is away, and wants a new base. Nothing that restores depends
+/// on the record: a gap shows in the segments themselves, a collection that is not carried in its event.
+/// Who looks at the ledger alone does: `pitr status`, and what decides when a base is due.
+fn on_loss(start: &CaptureStart) -> Arc<dyn Fn(Loss) -> BoxFuture<'static, ()> + Send + Sync> {
     let (ground, lineage) = (start.ground.clone(), start.opened.lineage);
     let wanted = start.base_wanted.clone();
     Arc::new(move |loss: Loss| {
@@ -175,7 +175,7 @@ fn on_loss(start: &CaptureStart) -> Arc<dyn Fn(Loss) + Send + Sync> {
                 Event::NotCarried { at, collection: name, reason }
             }
         };
-        tokio::spawn(async move {
+        async move {
             let mut backoff = Backoff::new();
             let (store, clock) = (&*ground.store, &ground.clock);
             while let Err(error) = ledger::append(store, lineage, clock.wall(), event.clone()).await
@@ -187,6 +187,7 @@ fn on_loss(start: &CaptureStart) -> Arc<dyn Fn(Loss) + Send + Sync> {
                 tokio::time::sleep(backoff.next_wait()).await;
             }
             wanted.notify_one();
-        });
+        }
+        .boxed()
     })
 }

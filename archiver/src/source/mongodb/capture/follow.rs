@@ -123,12 +123,17 @@ impl Capture {
                 let entry = entry?;
                 let taken = match proved {
                     true if of_events => self.take_event(entry),
-                    true => self.packer.take(entry),
-                    false => self.packer.again(entry),
+                    true => self.packer.take(entry).map(|()| None),
+                    false => self.packer.again(entry).map(|()| None),
                 };
                 proved = true;
-                taken.map_err(|error| wrong(&member, error))?;
+                let loss = taken.map_err(|error| wrong(&member, error))?;
                 drained = false;
+                if let Some(loss) = loss
+                    && !self.record(loss).await
+                {
+                    return Ok(Next::Stop);
+                }
                 if !self.deliver().await? {
                     return Ok(Next::Wait);
                 }
@@ -152,16 +157,25 @@ impl Capture {
         }
     }
 
-    fn take_event(&mut self, raw: &RawDocument) -> Result<(), PackError> {
-        if let Some(inexact) = self.packer.take_event(raw)? {
-            let event = Event::read(raw)?;
-            self.tell_inexact(inexact, event.at);
-            if let Some(name) = event.converts() {
-                let reason = "convertToCapped, which does not show its documents".to_owned();
-                (self.setup.on_loss)(Loss::Collection { at: event.at, name, reason });
-            }
+    /// Packs an event; nothing of it is handed on before what it loses is recorded.
+    fn take_event(&mut self, raw: &RawDocument) -> Result<Option<Loss>, PackError> {
+        let Some(inexact) = self.packer.take_event(raw)? else { return Ok(None) };
+        let event = Event::read(raw)?;
+        self.tell_inexact(inexact, event.at);
+        let reason = || "convertToCapped, which does not show its documents".to_owned();
+        let loss = |name| Loss::Collection { at: event.at, name, reason: reason() };
+        Ok(event.converts().map(loss))
+    }
+
+    /// Waits until the ledger has it, as long as that takes: an event that is archived is not sent
+    /// again, and a kill before the record would leave its loss untold. `false`: it is to stop.
+    async fn record(&self, loss: Loss) -> bool {
+        let stop = self.stop.clone();
+        tokio::select! {
+            biased;
+            () = (self.setup.on_loss)(loss) => true,
+            () = stop.cancelled() => false,
         }
-        Ok(())
     }
 
     /// Says in the log how far a change stream is whole: soon behind its last event, and as often as

@@ -123,7 +123,9 @@ impl Capture {
         }
         let (from, to) = (Position::new(EPOCH, from), Position::new(EPOCH, to));
         self.first = first.ts;
-        (self.setup.on_loss)(Loss::Gap(Gap { last: last.at, first, from, to, reason }));
+        // A gap shows in the segments themselves: its record may come later.
+        let loss = Loss::Gap(Gap { last: last.at, first, from, to, reason });
+        tokio::spawn((self.setup.on_loss)(loss));
         Ok(())
     }
 }

@@ -16,6 +16,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use proto::clock::Clock;
 use proto::mongodb::event::Inexact;
 use proto::mongodb::{OpTime, OplogTs, SourceMode};
@@ -87,9 +88,9 @@ pub struct CaptureSetup {
     pub set: String,
     pub clock: Arc<dyn Clock>,
     pub state: Arc<State>,
-    /// Told of each loss, before anything behind it is archived: it is recorded, and a new base is
-    /// wanted.
-    pub on_loss: Arc<dyn Fn(Loss) + Send + Sync>,
+    /// Told of each loss, before anything behind it is archived: done when it is recorded, and a new
+    /// base is wanted.
+    pub on_loss: Arc<dyn Fn(Loss) -> BoxFuture<'static, ()> + Send + Sync>,
 }
 
 /// Where the log goes on, as spool and store have it.

@@ -17,6 +17,8 @@ use super::header::{self, BLOCK, Extension, Header, HeaderError, Member};
 
 /// Extension headers are a name or a few records.
 const EXTENSION_MAX: u64 = 64 << 10;
+/// No file is larger (`off_t`).
+const SIZE_MAX: u64 = i64::MAX as u64;
 /// `backup_label` is a few lines, `tablespace_map` a line a tablespace.
 const CAPTURE_MAX: u64 = 1 << 20;
 const CAPTURED: [&str; 2] = ["backup_label", "tablespace_map"];
@@ -55,6 +57,8 @@ pub enum SplitError {
     BehindEnd { at: u64 },
     #[error("an extension header of {size} bytes at byte {at} of the tar stream")]
     Extension { at: u64, size: u64 },
+    #[error("a member of {size} bytes at byte {at} of the tar stream")]
+    Size { at: u64, size: u64 },
     #[error("the tar stream ends at byte {at}, inside {path:?}")]
     Truncated { at: u64, path: String },
     #[error("the name of the large file {path:?} is not UTF-8: rename it, or move it elsewhere")]
@@ -153,7 +157,8 @@ impl Splitter {
         let open = match self.state {
             State::Header => self.filled > 0 || self.bound,
             State::Extension { .. } | State::Content { .. } => true,
-            State::End => false,
+            // A tar stream is whole blocks: who reads a part looks for headers in them.
+            State::End => !self.at().is_multiple_of(BLOCK as u64),
         };
         if open {
             let path = self.member.as_ref().map(|member| shown(&member.path)).unwrap_or_default();
@@ -247,18 +252,21 @@ impl Splitter {
                     _ => State::Extension { kind, left: padded(size) },
                 };
             }
-            Header::Member(member) => self.member_begins(member),
+            Header::Member(member) => self.member_begins(member, at)?,
         }
         Ok(())
     }
 
-    fn member_begins(&mut self, mut member: Member) {
+    fn member_begins(&mut self, mut member: Member, at: u64) -> Result<(), SplitError> {
         self.bound = false;
         if let Some(path) = self.long_path.take() {
             member.path = path;
         }
         if let Some(size) = self.pax_size.take().filter(|_| member.is_file) {
             member.size = size;
+        }
+        if member.size > SIZE_MAX {
+            return Err(SplitError::Size { at, size: member.size });
         }
         self.seen.members += 1;
         self.capture.clear();
@@ -272,6 +280,7 @@ impl Splitter {
             size => State::Content { left: padded(size) },
         };
         self.member = Some(member);
+        Ok(())
     }
 
     fn take_extension(&mut self, bytes: &[u8]) -> usize {

@@ -146,3 +146,38 @@ fn a_full_piece_ends_at_a_member_when_one_is_near() {
     assert!(pieces.iter().all(|piece| piece.within.is_none()), "files are smaller than a piece");
     assert!(pieces.len() > 15);
 }
+
+/// Rounded up to whole blocks such a size became 0, and the splitter waited for ever for its end.
+#[test]
+fn a_member_larger_than_any_file_is_refused() {
+    for size in [SIZE_MAX, SIZE_MAX + 1, u64::MAX - 5, u64::MAX] {
+        let mut header = tar::Header::new_ustar();
+        header.set_path("base/5/1").expect("a short path");
+        header.set_size(0);
+        header.set_mode(0o600);
+        header.set_mtime(0);
+        header.as_old_mut().size = [0; 12];
+        header.as_old_mut().size[0] = 0x80;
+        header.as_old_mut().size[4..].copy_from_slice(&size.to_be_bytes());
+        header.set_cksum();
+        let mut splitter = Splitter::default();
+        let mut block = header.as_bytes().to_vec();
+        block.extend([7; BLOCK]);
+        let taken = splitter.push(&block, &mut Vec::new());
+        match size {
+            SIZE_MAX => assert_eq!(taken, Ok(())),
+            _ => assert_eq!(taken, Err(SplitError::Size { at: 0, size })),
+        }
+    }
+}
+
+/// The restore, which reads from any part on, would find half a header in the last one.
+#[test]
+fn a_stream_that_ends_within_a_block_is_refused_when_it_is_copied() {
+    for (behind, whole) in [(0, true), (2, false), (BLOCK, true), (BLOCK + 1, false)] {
+        let mut splitter = Splitter::cutting_at(BLOCK);
+        let mut out = Vec::new();
+        splitter.push(&vec![0; 2 * BLOCK + behind], &mut out).expect("zeros are an end");
+        assert_eq!(splitter.finish(&mut out).is_ok(), whole, "{behind} zeros behind the end");
+    }
+}

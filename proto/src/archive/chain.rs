@@ -39,6 +39,13 @@ pub struct Chain {
     pub links: Vec<Link>,
 }
 
+impl Link {
+    /// An object of which only the header was read.
+    pub const fn new(key: Key, bytes: u64, header: TailHeader) -> Self {
+        Self { key, bytes, header, held: None }
+    }
+}
+
 impl Chain {
     /// The sequence number that the next tail takes.
     pub fn next_seq(&self) -> u64 {

@@ -234,6 +234,10 @@ pub fn token_of(id: &RawDocument) -> Option<&str> {
 /// The cluster time that a resume token begins with.
 pub fn time_of(token: &str) -> Option<OplogTs> {
     let digits = token.get(..TIME_DIGITS)?.strip_prefix(TIME_MARK)?;
+    // `from_str_radix` takes a sign as well.
+    if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return None;
+    }
     u64::from_str_radix(digits, 16).ok().map(OplogTs)
 }
 
@@ -270,6 +274,7 @@ mod tests {
         assert_eq!(time_of(TOKEN), Some(at));
         assert_eq!(time_of("82"), None);
         assert_eq!(time_of("836B004913000000062B"), None);
+        assert_eq!(time_of("82+B004913000000062B"), None);
         let raw = rawdoc! {
             "_id": { "_data": TOKEN }, "operationType": "update", "fullDocument": null,
             "clusterTime": bson::Timestamp::from(at), "ns": { "db": "shop", "coll": "a.b" },

@@ -95,7 +95,7 @@ impl SegmentSize {
     }
 
     pub const fn start_of(self, segment: u64) -> Lsn {
-        Lsn(segment * self.0)
+        Lsn(segment.saturating_mul(self.0))
     }
 
     /// `lsn` rounded down to the start of its segment.
@@ -132,8 +132,9 @@ impl SegmentId {
         size.start_of(self.number)
     }
 
+    /// The first byte behind it; of the very last one, which no server reaches, its last byte.
     pub const fn end(self, size: SegmentSize) -> Lsn {
-        size.start_of(self.number + 1)
+        size.start_of(self.number.saturating_add(1))
     }
 
     #[must_use]
@@ -250,6 +251,17 @@ mod tests {
         let one = SegmentSize::try_from(1 << 20).expect("a size");
         let id = SegmentId { timeline: Timeline(10), number: 4098 };
         assert_eq!(id.name(one), "0000000A0000000100000002");
+    }
+
+    #[test]
+    fn the_last_segment_that_a_name_can_say_has_an_end() {
+        let size = SegmentSize::DEFAULT;
+        let last = SegmentId::parse("00000001FFFFFFFF000000FF", size).expect("a name");
+        assert_eq!(
+            (last.start(size), last.end(size)),
+            (Lsn(0u64.wrapping_sub(16 << 20)), Lsn(u64::MAX))
+        );
+        assert_eq!(last.next().start(size), Lsn(u64::MAX));
     }
 
     #[test]

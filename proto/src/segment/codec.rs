@@ -152,6 +152,15 @@ fn zstd_onto(frame: &[u8], raw: &mut Vec<u8>) -> Result<(), String> {
     }
 }
 
+/// How many raw bytes a frame says that it has, where it says so.
+pub(super) fn claimed(frame: &[u8]) -> Option<u64> {
+    match magic_of(frame) {
+        Some(ZSTD_MAGIC) => zstd::zstd_safe::get_frame_content_size(frame).ok().flatten(),
+        Some(lz4::MAGIC) => lz4::claimed(frame),
+        _ => None,
+    }
+}
+
 pub(super) fn magic_of(bytes: &[u8]) -> Option<u32> {
     bytes.first_chunk::<4>().map(|magic| u32::from_le_bytes(*magic))
 }

@@ -118,6 +118,12 @@ fn ours(frame: &[u8], raw: &mut Vec<u8>) -> Option<()> {
     }
 }
 
+/// The content's size, which stands behind FLG and BD where a bit of FLG says so.
+pub(super) fn claimed(frame: &[u8]) -> Option<u64> {
+    let sized = frame.get(4)? & 0b1000 != 0;
+    sized.then(|| frame.get(6..)?.first_chunk().map(|size| u64::from_le_bytes(*size)))?
+}
+
 /// How long the frame is that begins here: header, blocks, end mark, content checksum. `None`: it is torn.
 pub(super) fn frame_len(bytes: &[u8]) -> Result<Option<usize>, SegmentError> {
     let bad = |detail: &str| SegmentError::Frame { offset: 0, detail: detail.to_owned() };

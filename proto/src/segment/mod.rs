@@ -26,6 +26,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::position::{Epoch, Offset};
 
+/// No segment has more raw bytes: PostgreSQL's largest one, and far more than one of an oplog. A larger
+/// claim is refused before anything is unpacked.
+pub const SEGMENT_RAW_MAX: u64 = 1 << 30;
+
 /// Whose log it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

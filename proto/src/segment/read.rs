@@ -1,5 +1,6 @@
 //! From an object's bytes back to the log's raw bytes, every promise of the format checked.
 
+use super::codec::claimed;
 use super::frame::{FrameKind, first_frame};
 use super::{Footer, Hash, SegmentError, TailHeader, decompress_onto};
 
@@ -19,7 +20,7 @@ pub fn read_sealed(object: &[u8]) -> Result<(Footer, Vec<u8>), SegmentError> {
             return Err(SegmentError::Frame { offset: at as u64, detail });
         }
         let before = raw.len();
-        decompress_onto(frame, &mut raw).map_err(|e| e.at(at as u64))?;
+        unpack(frame, at as u64, &mut raw, ("footer", footer.raw_len))?;
         check_length("frame table", u64::from(entry.raw_len), (raw.len() - before) as u64)?;
         at = end;
     }
@@ -35,27 +36,29 @@ pub fn read_sealed(object: &[u8]) -> Result<(Footer, Vec<u8>), SegmentError> {
 pub fn read_tail(object: &[u8]) -> Result<(TailHeader, Vec<u8>), SegmentError> {
     let header = TailHeader::decode(object)?;
     let mut raw = room_for(header.raw_len);
-    read_onto(&object[super::TAIL_HEADER_LEN as usize..], &mut raw)?;
+    let most = ("tail header", header.raw_len);
+    read_onto(&object[super::TAIL_HEADER_LEN as usize..], &mut raw, most)?;
     check_length("tail header", header.raw_len, raw.len() as u64)?;
     Ok((header, raw))
 }
 
-/// The raw bytes of a run of frames; skippable ones are passed over.
+/// The raw bytes of a run of frames, at most `most`; skippable ones are passed over.
 ///
 /// # Errors
-/// [`SegmentError::Frame`] when the run ends within a frame or one is damaged.
-pub fn read_frames(bytes: &[u8]) -> Result<Vec<u8>, SegmentError> {
+/// [`SegmentError::Frame`] when the run ends within a frame or one is damaged;
+/// [`SegmentError::Length`] when there are more.
+pub fn read_frames(bytes: &[u8], most: u64) -> Result<Vec<u8>, SegmentError> {
     let mut raw = Vec::new();
-    read_onto(bytes, &mut raw)?;
+    read_onto(bytes, &mut raw, ("caller", most))?;
     Ok(raw)
 }
 
-fn read_onto(mut bytes: &[u8], raw: &mut Vec<u8>) -> Result<(), SegmentError> {
+fn read_onto(mut bytes: &[u8], raw: &mut Vec<u8>, most: Most) -> Result<(), SegmentError> {
     let mut at = 0;
     while !bytes.is_empty() {
         let span = first_frame(bytes).map_err(|e| e.at(at))?.ok_or_else(|| torn(at as usize))?;
         if span.kind != FrameKind::Skippable {
-            decompress_onto(&bytes[..span.len], raw).map_err(|e| e.at(at))?;
+            unpack(&bytes[..span.len], at, raw, most)?;
         }
         bytes = &bytes[span.len..];
         at += span.len as u64;
@@ -63,9 +66,22 @@ fn read_onto(mut bytes: &[u8], raw: &mut Vec<u8>) -> Result<(), SegmentError> {
     Ok(())
 }
 
-/// Room for so many raw bytes; a header may be damaged and claim anything.
+/// Room for so many raw bytes at once; of more, as they come: a header may be damaged and claim anything.
+const ROOM_MAX: usize = 64 << 20;
+
 pub(crate) fn room_for(raw_len: u64) -> Vec<u8> {
-    Vec::with_capacity(usize::try_from(raw_len).unwrap_or(0).min(1 << 30))
+    Vec::with_capacity(usize::try_from(raw_len).unwrap_or(0).min(ROOM_MAX))
+}
+
+/// Who says how many raw bytes there are at most.
+type Most = (&'static str, u64);
+
+/// One frame, behind what `raw` holds. A thousand bytes can hold a frame of 32 MiB of zeros: what would
+/// be more than was said is not unpacked.
+fn unpack(frame: &[u8], at: u64, raw: &mut Vec<u8>, most: Most) -> Result<(), SegmentError> {
+    check_most(most, (raw.len() as u64).saturating_add(claimed(frame).unwrap_or(0)))?;
+    decompress_onto(frame, raw).map_err(|e| e.at(at))?;
+    check_most(most, raw.len() as u64)
 }
 
 fn torn(at: usize) -> SegmentError {
@@ -74,6 +90,10 @@ fn torn(at: usize) -> SegmentError {
 
 fn check_length(what: &'static str, expected: u64, found: u64) -> Result<(), SegmentError> {
     if expected == found { Ok(()) } else { Err(SegmentError::Length { what, expected, found }) }
+}
+
+fn check_most((what, most): Most, found: u64) -> Result<(), SegmentError> {
+    if found <= most { Ok(()) } else { Err(SegmentError::Length { what, expected: most, found }) }
 }
 
 /// # Errors

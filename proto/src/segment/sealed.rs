@@ -6,7 +6,7 @@
 
 use super::bytes::Fields;
 use super::frame::{SKIPPABLE_MAGIC, skippable};
-use super::{Engine, Hash, RunningHash, SegmentError, SegmentHead};
+use super::{Engine, Hash, RunningHash, SEGMENT_RAW_MAX, SegmentError, SegmentHead};
 
 /// A suffix read of this size holds the footer of any segment up to 5 GiB raw.
 pub const FOOTER_READ: u64 = 64 << 10;
@@ -217,12 +217,60 @@ impl Footer {
             let (raw_len, file_len, crc) = (fields.u32()?, fields.u32()?, fields.u32()?);
             frames.push(FrameEntry { raw_len, file_len, crc });
         }
+        let sane = raw_len <= SEGMENT_RAW_MAX && start.0.checked_add(raw_len).is_some();
         let head = SegmentHead { engine, lineage, epoch, number, writer, start, previous };
-        Some(Self { head, partial: flags & FLAG_PARTIAL != 0, raw_len, hash, frames })
+        sane.then_some(Self { head, partial: flags & FLAG_PARTIAL != 0, raw_len, hash, frames })
     }
 
     /// Bytes of the frames, without the footer.
     pub fn frames_len(&self) -> u64 {
         self.frames.iter().map(|frame| u64::from(frame.file_len)).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::position::{Epoch, Offset};
+    use crate::segment::{Codec, read_sealed};
+
+    fn head(start: u64) -> SegmentHead {
+        let (engine, previous) = (Engine::Postgresql, Hash::NONE);
+        let start = Offset(start);
+        SegmentHead { engine, lineage: 1, epoch: Epoch(1), number: 7, writer: 1, start, previous }
+    }
+
+    #[test]
+    fn a_footer_whose_segment_has_no_end_or_is_larger_than_any_is_refused() {
+        let footer = |start, raw_len| Footer {
+            head: head(start),
+            partial: false,
+            raw_len,
+            hash: Hash::NONE,
+            frames: Vec::new(),
+        };
+        let read = |start, raw_len| Footer::decode_suffix(&footer(start, raw_len).encode());
+        assert!(read(u64::MAX - 5, 5).is_ok());
+        assert!(matches!(read(u64::MAX - 5, 6), Err(SegmentError::Footer { .. })));
+        assert!(read(0, SEGMENT_RAW_MAX).is_ok());
+        assert!(matches!(read(0, SEGMENT_RAW_MAX + 1), Err(SegmentError::Footer { .. })));
+    }
+
+    #[test]
+    fn a_segment_that_holds_more_than_its_footer_says_is_never_unpacked_whole() {
+        let raw = vec![0_u8; 1 << 20];
+        let (mut segment, mut object) = (OpenSegment::new(head(0)), Vec::new());
+        for _ in 0..20 {
+            let frame = Frame::of(Codec::default(), &raw).expect("compresses");
+            segment.push(frame.entry, &raw);
+            object.extend(frame.bytes);
+        }
+        let (mut footer, _) = segment.seal(false);
+        footer.raw_len = 3 << 20;
+        object.extend(footer.encode());
+        let Err(SegmentError::Length { expected, found, .. }) = read_sealed(&object) else {
+            panic!("a footer that does not tell the truth")
+        };
+        assert_eq!((expected, found), (3 << 20, 4 << 20), "the frame that is too much is the last");
     }
 }

@@ -6,7 +6,7 @@
 
 use super::bytes::Fields;
 use super::frame::{SKIPPABLE_MAGIC, skippable};
-use super::{Engine, Hash, SegmentError, SegmentHead};
+use super::{Engine, Hash, SEGMENT_RAW_MAX, SegmentError, SegmentHead};
 use crate::position::{Epoch, Offset};
 use crate::timestamp::Timestamp;
 
@@ -155,7 +155,12 @@ impl TailHeader {
         let clock = fields.i64()?;
         let offset = Offset(fields.u64()?);
         let margin_ms = fields.u32()?;
-        let sane = first <= last && raw_start.checked_add(raw_len)?.checked_add(start.0).is_some();
+        let raw_end = raw_start.checked_add(raw_len)?;
+        // Another one can follow it, and its segment has an end.
+        let sane = first <= last
+            && last < u64::MAX
+            && raw_end <= SEGMENT_RAW_MAX
+            && raw_end.checked_add(start.0).is_some();
         let watermark =
             (clock != i64::MIN).then_some(Watermark { clock: Timestamp(clock), offset, margin_ms });
         let head = SegmentHead { engine, lineage, epoch, number, writer, start, previous };
@@ -170,5 +175,59 @@ impl TailHeader {
             after,
             watermark,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::segment::{Codec, read_frames, read_tail};
+
+    fn tail(last: u64, raw_start: u64, raw_len: u64) -> TailHeader {
+        let head = SegmentHead {
+            engine: Engine::Postgresql,
+            lineage: 1,
+            epoch: Epoch(1),
+            number: 7,
+            writer: 1,
+            start: Offset(7 << 20),
+            previous: Hash::NONE,
+        };
+        let (kind, before, after) = (TailKind::Data, Hash::NONE, Hash::NONE);
+        TailHeader {
+            head,
+            kind,
+            first: 5,
+            last,
+            raw_start,
+            raw_len,
+            before,
+            after,
+            watermark: None,
+        }
+    }
+
+    #[test]
+    fn a_tail_that_nothing_can_follow_is_refused() {
+        let read = |tail: TailHeader| TailHeader::decode(&tail.encode());
+        assert!(read(tail(u64::MAX - 1, 0, 5)).is_ok());
+        assert!(matches!(read(tail(u64::MAX, 0, 5)), Err(SegmentError::Tail { .. })));
+        let last = SEGMENT_RAW_MAX - 5;
+        assert!(read(tail(5, last, 5)).is_ok());
+        assert!(matches!(read(tail(5, last, 6)), Err(SegmentError::Tail { .. })));
+    }
+
+    #[test]
+    fn a_tail_that_holds_more_than_its_header_says_is_never_unpacked_whole() {
+        let raw = vec![0_u8; 1 << 20];
+        let mut object = tail(5, 0, 1 << 20).encode();
+        let frames = Codec::default().compress(&raw).expect("compresses").repeat(20);
+        object.extend(&frames);
+        let Err(SegmentError::Length { expected, found, .. }) = read_tail(&object) else {
+            panic!("a header that does not tell the truth")
+        };
+        assert_eq!((expected, found), (1 << 20, 2 << 20), "the frame that is too much is the last");
+        assert!(read_frames(&frames, 20 << 20).is_ok());
+        assert!(read_frames(&frames, (20 << 20) - 1).is_err());
     }
 }

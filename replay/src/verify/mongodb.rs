@@ -190,7 +190,7 @@ async fn one(
     }
     let object = archive.store.get(key, Range::All).await?;
     let read = tokio::task::spawn_blocking(move || {
-        read_frames(&object).map(|raw| (raw.len() as u64, Hash::of(&raw)))
+        read_frames(&object, raw_bytes).map(|raw| (raw.len() as u64, Hash::of(&raw)))
     });
     let read = read.await.map_err(|error| CatalogError::Stopped { detail: error.to_string() })?;
     match read {

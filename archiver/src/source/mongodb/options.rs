@@ -37,6 +37,7 @@ impl ConnectOptions {
     /// # Errors
     /// [`Error::Address`]; its text never holds the string.
     pub async fn parse(uri: &str) -> Result<Self, Error> {
+        check_escapes(uri)?;
         let mut client = ClientOptions::parse(uri).await.map_err(|error| {
             let reason = error.to_string();
             let hidden = secrets(uri).any(|secret| reason.contains(secret));
@@ -93,6 +94,17 @@ impl ConnectOptions {
         client.selection_criteria = Some(SelectionCriteria::ReadPreference(nearest));
         client
     }
+}
+
+/// Looking at the two characters behind a `%` the driver cuts a letter of several bytes in two, and panics
+/// (mongodb 3.9.1, `validate_and_parse_userinfo`).
+fn check_escapes(uri: &str) -> Result<(), Error> {
+    let cuts = |behind: &str| behind.len() >= 2 && !behind.is_char_boundary(2);
+    if uri.split('%').skip(1).any(cuts) {
+        let reason = "a % that no two hexadecimal digits follow: write it as %25".to_owned();
+        return Err(Error::Address { reason });
+    }
+    Ok(())
 }
 
 /// Without `tlsCAFile` the driver trusts a list that is compiled in: a certificate authority of the
@@ -174,6 +186,15 @@ mod tests {
         for uri in ["mongodb://a:27017,b:1/?replicaSet=rs0", "mongodb://me@a/", "postgres://u:p@h/"]
         {
             assert!(!holds_secret(uri), "{uri}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_percent_sign_before_a_letter_of_several_bytes_is_no_panic() {
+        for uri in ["mongodb://me:hush%€x@a/", "mongodb://me:hush%1é@a/", "mongodb://%€@a/"] {
+            let error = ConnectOptions::parse(uri).await.expect_err("no digits follow");
+            assert!(matches!(&error, Error::Address { .. }), "{error}");
+            assert!(!error.to_string().contains("hush"), "{error}");
         }
     }
 

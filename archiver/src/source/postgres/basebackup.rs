@@ -7,10 +7,11 @@
 
 use std::collections::VecDeque;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use postgres_protocol::message::backend::Message as Backend;
 use proto::postgres::lsn::{Lsn, Timeline};
 
+use super::backup_frame::BackupFrame;
 use super::backup_options::{BackupOptions, COMMAND};
 use super::conn::{Connection, Message, row_values};
 use super::error::{Error, ServerError, SqlState};
@@ -190,8 +191,9 @@ impl BackupStream {
             Some(Some(_)) => Some(field(row, 2, "the size of a tablespace")?),
             _ => None,
         };
-        self.kilobytes =
-            kilobytes.map(|size: u64| size + self.kilobytes.unwrap_or(0)).or(self.kilobytes);
+        self.kilobytes = kilobytes
+            .map(|size: u64| size.saturating_add(self.kilobytes.unwrap_or(0)))
+            .or(self.kilobytes);
         if row.first().is_none_or(Option::is_none) {
             self.expected.push_back(None);
             return Ok(());
@@ -250,24 +252,16 @@ impl BackupStream {
         if !self.tagged() {
             return self.data(bytes);
         }
-        let mut rest = bytes;
-        if rest.is_empty() {
-            return Ok(());
-        }
-        match rest.get_u8() {
-            b'd' => self.data(rest),
-            b'p' if rest.len() == 8 => {
-                let bytes = rest.get_u64();
+        match BackupFrame::parse(bytes)? {
+            BackupFrame::Empty => {}
+            BackupFrame::Data(bytes) => return self.data(bytes),
+            BackupFrame::Progress(bytes) => {
                 self.ready.push_back(BackupEvent::Progress { bytes });
-                Ok(())
             }
-            b'n' => self.archive(&rest),
-            b'm' => {
-                self.in_manifest = true;
-                Ok(())
-            }
-            kind => Err(Error::unexpected("a frame of a backup", format!("kind {kind:#04x}"))),
+            BackupFrame::Archive { name, location } => return self.archive(name, &location),
+            BackupFrame::Manifest => self.in_manifest = true,
         }
+        Ok(())
     }
 
     fn data(&mut self, bytes: Bytes) -> Result<(), Error> {
@@ -283,11 +277,7 @@ impl BackupStream {
         Ok(())
     }
 
-    /// Two strings, each ended by a zero: the archive's name and the tablespace's place.
-    fn archive(&mut self, names: &[u8]) -> Result<(), Error> {
-        let mut parts = names.split(|byte| *byte == 0).map(String::from_utf8_lossy);
-        let name = parts.next().unwrap_or_default().into_owned();
-        let location = parts.next().unwrap_or_default();
+    fn archive(&mut self, name: String, location: &str) -> Result<(), Error> {
         let oid: Option<u32> = name.strip_suffix(".tar").and_then(|stem| stem.parse().ok());
         let tablespace = self.tablespaces.iter().find(|known| Some(known.oid) == oid).cloned();
         if tablespace.is_none() && name != "base.tar" {

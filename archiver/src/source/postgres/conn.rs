@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use fallible_iterator::FallibleIterator;
-use postgres_protocol::message::backend::{self, Header};
+use postgres_protocol::message::backend;
 use postgres_protocol::message::frontend;
 use tokio::io::AsyncWrite;
 use tokio_util::io::poll_read_buf;
@@ -21,6 +21,8 @@ use tokio_util::io::poll_read_buf;
 use super::dial::Socket;
 use super::error::{Error, ServerError};
 use super::options::Endpoint;
+use super::wire;
+pub(crate) use super::wire::Message;
 use crate::source::buffers::Buffers;
 
 /// What one read may take from the socket at most; a walsender message is 128 KiB at most
@@ -28,8 +30,6 @@ use crate::source::buffers::Buffers;
 pub(super) const READ_BYTES: usize = 512 << 10;
 /// A buffer with less room than this left is replaced before the next read.
 const READ_BYTES_MIN: usize = 64 << 10;
-/// Nothing a server sends us comes near this; a larger length means that we lost the framing.
-const MESSAGE_BYTES_MAX: usize = 256 << 20;
 const NOTICES_MAX: usize = 1000;
 /// For commands that the server answers from memory.
 const ANSWER_MAX: Duration = Duration::from_secs(60);
@@ -41,12 +41,6 @@ pub enum Purpose {
     Replication,
     /// Plain SQL.
     Sql,
-}
-
-/// A message from the server: postgres-protocol knows all but `W`.
-pub(crate) enum Message {
-    CopyBoth,
-    Other(backend::Message),
 }
 
 /// One result set of a simple query.
@@ -125,22 +119,17 @@ impl Connection {
     /// The next message if all of it was read already.
     pub(crate) fn parse(&mut self, doing: &'static str) -> Result<Option<Message>, Error> {
         let broken = |source| Error::Io { doing, source };
-        while let Some(frame) = self.frame()? {
-            if frame.0 == b'W' {
-                let _ = self.input.split_to(frame.1);
-                return Ok(Some(Message::CopyBoth));
-            }
-            match backend::Message::parse(&mut self.input).map_err(broken)? {
-                None => return Ok(None),
-                Some(backend::Message::ParameterStatus(body)) => {
+        while let Some(message) = wire::take_message(&mut self.input, doing)? {
+            match message {
+                Message::Other(backend::Message::ParameterStatus(body)) => {
                     let (name, value) =
                         (body.name().map_err(broken)?, body.value().map_err(broken)?);
                     self.parameters.insert(name.to_owned(), value.to_owned());
                 }
-                Some(backend::Message::NoticeResponse(body)) => {
+                Message::Other(backend::Message::NoticeResponse(body)) => {
                     self.notice(ServerError::from_fields(body.fields()));
                 }
-                Some(message) => return Ok(Some(Message::Other(message))),
+                message => return Ok(Some(message)),
             }
         }
         Ok(None)
@@ -155,14 +144,7 @@ impl Connection {
 
     /// Tag and whole length of the message at the front, once all of it is there.
     pub(crate) fn frame(&self) -> Result<Option<(u8, usize)>, Error> {
-        let header = Header::parse(&self.input)
-            .map_err(|source| Error::Io { doing: "reading a message", source })?;
-        let Some(header) = header else { return Ok(None) };
-        let length = 1 + usize::try_from(header.len()).unwrap_or(usize::MAX - 1);
-        if length > MESSAGE_BYTES_MAX {
-            return Err(Error::unexpected("a message below 256 MiB", format!("{length} bytes")));
-        }
-        Ok((self.input.len() >= length).then_some((header.tag(), length)))
+        wire::frame(&self.input)
     }
 
     /// Writes what can be written, then reads what can be read. Ready with the bytes read, 0 at the
@@ -254,7 +236,10 @@ impl Connection {
 }
 
 /// The values of a row as the server wrote them.
-pub(crate) fn row_values(
+///
+/// # Errors
+/// When its lengths do not fit it.
+pub fn row_values(
     body: &backend::DataRowBody,
     doing: &'static str,
 ) -> Result<Vec<Option<Bytes>>, Error> {
@@ -266,14 +251,14 @@ pub(crate) fn row_values(
 }
 
 /// `15.18 (Debian …)` is 150018, `19beta3` is 190000.
-fn version_number(text: &str) -> u32 {
+pub fn version_number(text: &str) -> u32 {
     let number = |part: &str| {
         let end = part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len());
         part[..end].parse::<u32>().unwrap_or(0)
     };
     let mut parts = text.split('.');
     let major = parts.next().map_or(0, number);
-    major * 10_000 + parts.next().map_or(0, number)
+    major.saturating_mul(10_000).saturating_add(parts.next().map_or(0, number))
 }
 
 #[cfg(test)]
@@ -285,5 +270,12 @@ mod tests {
         assert_eq!(version_number("15.18 (Debian 15.18-0+deb12u1)"), 150_018);
         assert_eq!(version_number("19beta3"), 190_000);
         assert_eq!(version_number("18.6"), 180_006);
+    }
+
+    #[test]
+    fn a_version_too_large_for_a_number_is_no_panic() {
+        for text in ["1795150757.2", "4294967295", "429496.4294967295"] {
+            assert_eq!(version_number(text), u32::MAX, "{text}");
+        }
     }
 }

@@ -227,7 +227,8 @@ impl ServerError {
         self.sqlstate.class()
     }
 
-    pub(crate) fn from_fields(mut fields: ErrorFields<'_>) -> Self {
+    /// What an ErrorResponse or a NoticeResponse says.
+    pub fn from_fields(mut fields: ErrorFields<'_>) -> Self {
         let mut error = Self {
             severity: String::new(),
             sqlstate: SqlState::INTERNAL,

@@ -71,7 +71,11 @@ pub fn read_service(path: &Path, name: &str) -> Result<Option<Parameters>, UriEr
     }
 }
 
-fn parse_service(text: &str, name: &str, path: &str) -> Result<Option<Parameters>, UriError> {
+/// The same, of the file's text; `path` names it in errors.
+///
+/// # Errors
+/// When a line of the section cannot be read.
+pub fn parse_service(text: &str, name: &str, path: &str) -> Result<Option<Parameters>, UriError> {
     let mut found: Option<Parameters> = None;
     for (number, line) in text.lines().enumerate() {
         let line = line.trim();

@@ -256,7 +256,7 @@ fn segment_size_of(text: &str) -> Result<SegmentSize, Error> {
 }
 
 /// Sizes as `SHOW` writes them (guc.c, `memory_unit_conversion_table`).
-pub(crate) fn parse_bytes(text: &str) -> Option<ByteCount> {
+pub fn parse_bytes(text: &str) -> Option<ByteCount> {
     let (value, unit) = split_unit(text)?;
     let shift = match unit {
         "" | "B" => 0,

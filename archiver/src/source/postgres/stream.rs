@@ -237,7 +237,7 @@ impl WalStream {
                 if start != self.position {
                     return Err(Error::Discontinuous { expected: self.position, found: start });
                 }
-                self.position = Lsn(self.position.0 + bytes.len() as u64);
+                self.position = Lsn(self.position.0.saturating_add(bytes.len() as u64));
                 self.received_any = true;
                 Ok(Some(StreamEvent::Data { start, bytes, wal_end, server_time }))
             }

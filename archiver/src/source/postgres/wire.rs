@@ -1,13 +1,18 @@
-//! The messages inside the physical stream's copy data (protocol documentation, "Streaming
-//! Replication Protocol"): one kind byte, big-endian numbers.
+//! What a server sends, cut out of the bytes that were read: messages, and inside the copy data of the
+//! physical stream its own kinds (protocol documentation, "Streaming Replication Protocol"): one kind
+//! byte, big-endian numbers.
+//!
+//! Enters: bytes, trusted in nothing. Leaves: messages that are whole. Nothing is stored.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use postgres_protocol::message::backend::COPY_DATA_TAG;
+use postgres_protocol::message::backend::{self, COPY_DATA_TAG, Header};
 use proto::postgres::lsn::Lsn;
 use proto::timestamp::Timestamp;
 
 use super::error::Error;
 
+/// Nothing a server sends us comes near this; a larger length means that we lost the framing.
+const MESSAGE_BYTES_MAX: usize = 256 << 20;
 /// Tag and length of any message.
 const HEADER_BYTES: usize = 5;
 /// Kind, start, end, clock.
@@ -17,16 +22,61 @@ const KEEPALIVE_BYTES: usize = 1 + 8 + 8 + 1;
 /// Kind, written, flushed, applied, clock, whether to reply.
 const STATUS_BYTES: u32 = 1 + 8 + 8 + 8 + 8 + 1;
 
+/// A message from the server: postgres-protocol knows all but `W`.
+pub enum Message {
+    CopyBoth,
+    Other(backend::Message),
+}
+
+/// Tag and whole length of the message at the front, once all of it is there.
+///
+/// # Errors
+/// When none can begin like this.
+pub fn frame(input: &[u8]) -> Result<Option<(u8, usize)>, Error> {
+    let header =
+        Header::parse(input).map_err(|source| Error::Io { doing: "reading a message", source })?;
+    let Some(header) = header else { return Ok(None) };
+    let length = 1 + usize::try_from(header.len()).unwrap_or(usize::MAX - 1);
+    if length > MESSAGE_BYTES_MAX {
+        return Err(Error::unexpected("a message below 256 MiB", format!("{length} bytes")));
+    }
+    Ok((input.len() >= length).then_some((header.tag(), length)))
+}
+
+/// Takes the message at the front, once all of it is there.
+///
+/// # Errors
+/// When it is none.
+pub fn take_message(input: &mut BytesMut, doing: &'static str) -> Result<Option<Message>, Error> {
+    match frame(input)? {
+        None => Ok(None),
+        Some((b'W', length)) => {
+            let _ = input.split_to(length);
+            Ok(Some(Message::CopyBoth))
+        }
+        Some(_) => {
+            let message = backend::Message::parse(input);
+            let message = message.map_err(|source| Error::Io { doing, source })?;
+            Ok(message.map(Message::Other))
+        }
+    }
+}
+
+/// What stands in a copy-data message of the physical stream.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum CopyMessage {
+pub enum CopyMessage {
     Data { start: Lsn, wal_end: Lsn, server_time: Timestamp, bytes: Bytes },
     Keepalive { wal_end: Lsn, server_time: Timestamp, reply_requested: bool },
     Empty,
     Other(u8),
 }
 
-/// Takes the CopyData message of `length` bytes from the front of `input`, without copying data.
-pub(crate) fn take_copy_message(input: &mut BytesMut, length: usize) -> Result<CopyMessage, Error> {
+/// Takes the CopyData message of `length` bytes (as [`frame`] found it) from the front of `input`,
+/// without copying data.
+///
+/// # Errors
+/// When it is shorter than its kind says.
+pub fn take_copy_message(input: &mut BytesMut, length: usize) -> Result<CopyMessage, Error> {
     let mut message = input.split_to(length);
     message.advance(HEADER_BYTES);
     let short = |kind, found: usize| {

@@ -156,7 +156,7 @@ async fn fetch(from: &BaseFolder, object: &PieceObject) -> Result<Vec<u8>, Repla
 }
 
 fn unpack(stored: &[u8], (bytes, hash): (u64, Hash)) -> Result<Vec<u8>, String> {
-    let raw = read_frames(stored).map_err(|error| error.to_string())?;
+    let raw = read_frames(stored, bytes).map_err(|error| error.to_string())?;
     if raw.len() as u64 != bytes || Hash::of(&raw) != hash {
         return Err("its bytes are not those that were written".to_owned());
     }

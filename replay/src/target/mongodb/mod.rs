@@ -11,7 +11,7 @@
 
 mod error;
 mod operation;
-mod order;
+pub mod order;
 mod names;
 mod moments;
 mod indexes;
@@ -22,7 +22,7 @@ mod patience;
 mod strict;
 mod batch;
 mod catalog;
-mod paths;
+pub mod paths;
 mod events;
 mod replay;
 mod writes;

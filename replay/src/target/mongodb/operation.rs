@@ -6,7 +6,7 @@
 //! `needsRetryImage` without its session end mongod 6.0.5 (logical_session_id_gen.cpp:118).
 
 use bson::raw::cstr;
-use bson::{RawBsonRef, RawDocument, RawDocumentBuf, rawdoc};
+use bson::{RawArray, RawBsonRef, RawDocument, RawDocumentBuf, rawdoc};
 
 use proto::mongodb::base::Uuid;
 use proto::mongodb::scope::split;
@@ -76,6 +76,10 @@ impl<'a> Operation<'a> {
 
     /// For people: short, with the facts.
     pub(super) fn show(raw: &RawDocument) -> String {
+        // What turns it into text goes into it as deep as it is.
+        if is_deeper(raw, DEPTH_MAX) {
+            return format!("{} bytes, nested deeper than {DEPTH_MAX}", raw.as_bytes().len());
+        }
         let document = bson::Document::try_from(raw.to_owned());
         let mut text = document.map_or_else(|error| error.to_string(), |shown| shown.to_string());
         if text.len() > SHOWN_MAX {
@@ -88,6 +92,25 @@ impl<'a> Operation<'a> {
 }
 
 const SHOWN_MAX: usize = 400;
+/// No server takes a document that is nested deeper (src/mongo/bson/bson_depth.h).
+pub(super) const DEPTH_MAX: usize = 250;
+
+/// Whether a document is nested deeper than `levels`.
+fn is_deeper(raw: &RawDocument, levels: usize) -> bool {
+    let deeper = |value| match value {
+        RawBsonRef::Document(within) => levels == 0 || is_deeper(within, levels - 1),
+        RawBsonRef::Array(within) => levels == 0 || is_array_deeper(within, levels - 1),
+        RawBsonRef::JavaScriptCodeWithScope(code) => {
+            levels == 0 || is_deeper(code.scope, levels - 1)
+        }
+        _ => false,
+    };
+    raw.iter().flatten().any(|(_, value)| deeper(value))
+}
+
+fn is_array_deeper(raw: &RawArray, levels: usize) -> bool {
+    RawDocument::from_bytes(raw.as_bytes()).is_ok_and(|within| is_deeper(within, levels))
+}
 
 /// A command, as an operation of its database.
 pub(super) fn command_in(database: &str, command: &RawDocument) -> RawDocumentBuf {
@@ -113,4 +136,33 @@ pub(super) fn operation(
         apply.append(cstr!("o2"), o2);
     }
     apply
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::target::mongodb::order;
+
+    /// Documents in each other: `levels` of them.
+    fn nested(levels: usize) -> RawDocumentBuf {
+        let size = |inner: usize| i32::try_from(inner + 8).expect("below 2 GiB").to_le_bytes();
+        let mut bytes: Vec<u8> = Vec::new();
+        for level in (1..levels).rev() {
+            // Length, type, an empty name; what is within ends as this does.
+            bytes.extend(size(8 * level + 5 - 8));
+            bytes.extend([3, b'a', 0]);
+        }
+        bytes.extend([5, 0, 0, 0, 0]);
+        bytes.resize(bytes.len() + levels - 1, 0);
+        RawDocumentBuf::from_bytes(bytes).expect("its length is right")
+    }
+
+    #[test]
+    fn a_document_nested_deeper_than_any_server_allows_overflows_no_stack() {
+        assert_eq!(Operation::show(&nested(2)), r#"{ "a": {} }"#);
+        let deep = nested(1_000_000);
+        assert_eq!(Operation::show(&deep), "7999997 bytes, nested deeper than 250");
+        let value = || RawBsonRef::Document(&deep);
+        assert!(order::compare(value(), value()).is_eq());
+    }
 }

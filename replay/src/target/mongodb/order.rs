@@ -8,9 +8,16 @@ use std::cmp::Ordering;
 
 use bson::{RawArray, RawBsonRef, RawDocument};
 
-/// Compares two values; what cannot be read counts as equal, which no `_id` of a server is.
-pub(super) fn compare(a: RawBsonRef<'_>, b: RawBsonRef<'_>) -> Ordering {
-    rank(&a).cmp(&rank(&b)).then_with(|| same_rank(a, b))
+use super::operation::DEPTH_MAX;
+
+/// Compares two values; what cannot be read, or is nested deeper than a server allows, counts as equal,
+/// which no `_id` of a server is.
+pub fn compare(a: RawBsonRef<'_>, b: RawBsonRef<'_>) -> Ordering {
+    compare_within(a, b, DEPTH_MAX)
+}
+
+fn compare_within(a: RawBsonRef<'_>, b: RawBsonRef<'_>, levels: usize) -> Ordering {
+    rank(&a).cmp(&rank(&b)).then_with(|| same_rank(a, b, levels))
 }
 
 fn rank(value: &RawBsonRef<'_>) -> u8 {
@@ -38,14 +45,15 @@ fn rank(value: &RawBsonRef<'_>) -> u8 {
     }
 }
 
-fn same_rank(a: RawBsonRef<'_>, b: RawBsonRef<'_>) -> Ordering {
+fn same_rank(a: RawBsonRef<'_>, b: RawBsonRef<'_>, levels: usize) -> Ordering {
     use RawBsonRef as R;
     match (a, b) {
         (R::String(a) | R::Symbol(a), R::String(b) | R::Symbol(b)) => {
             a.as_bytes().cmp(b.as_bytes())
         }
-        (R::Document(a), R::Document(b)) => documents(a, b),
-        (R::Array(a), R::Array(b)) => arrays(a, b),
+        (R::Document(_) | R::Array(_), _) if levels == 0 => Ordering::Equal,
+        (R::Document(a), R::Document(b)) => documents(a, b, levels - 1),
+        (R::Array(a), R::Array(b)) => arrays(a, b, levels - 1),
         (R::Binary(a), R::Binary(b)) => {
             let (x, y) = (u8::from(a.subtype), u8::from(b.subtype));
             a.bytes.len().cmp(&b.bytes.len()).then(x.cmp(&y)).then(a.bytes.cmp(b.bytes))
@@ -61,7 +69,7 @@ fn same_rank(a: RawBsonRef<'_>, b: RawBsonRef<'_>) -> Ordering {
 }
 
 /// Field by field: type, then name, then value; a shorter one is lower.
-fn documents(a: &RawDocument, b: &RawDocument) -> Ordering {
+fn documents(a: &RawDocument, b: &RawDocument, levels: usize) -> Ordering {
     let (mut left, mut right) = (a.iter(), b.iter());
     loop {
         match (left.next(), right.next()) {
@@ -71,7 +79,7 @@ fn documents(a: &RawDocument, b: &RawDocument) -> Ordering {
             (Some(Ok((x, a))), Some(Ok((y, b)))) => {
                 let field = rank(&a).cmp(&rank(&b));
                 let field = field.then_with(|| x.as_str().as_bytes().cmp(y.as_str().as_bytes()));
-                match field.then_with(|| same_rank(a, b)) {
+                match field.then_with(|| same_rank(a, b, levels)) {
                     Ordering::Equal => {}
                     unequal => return unequal,
                 }
@@ -81,14 +89,14 @@ fn documents(a: &RawDocument, b: &RawDocument) -> Ordering {
     }
 }
 
-fn arrays(a: &RawArray, b: &RawArray) -> Ordering {
+fn arrays(a: &RawArray, b: &RawArray, levels: usize) -> Ordering {
     let (mut left, mut right) = (a.into_iter(), b.into_iter());
     loop {
         match (left.next(), right.next()) {
             (None, None) => return Ordering::Equal,
             (None, Some(_)) => return Ordering::Less,
             (Some(_), None) => return Ordering::Greater,
-            (Some(Ok(a)), Some(Ok(b))) => match compare(a, b) {
+            (Some(Ok(a)), Some(Ok(b))) => match compare_within(a, b, levels) {
                 Ordering::Equal => {}
                 unequal => return unequal,
             },

@@ -13,20 +13,22 @@ use bson::{RawArray, RawBsonRef, RawDocument, RawDocumentBuf, rawdoc};
 
 use proto::mongodb::EntryError;
 
+use super::operation::DEPTH_MAX;
+
 /// Readings of one path that are looked for: two are too many already.
 const READINGS_MAX: usize = 4;
 
 /// The change of one document.
 #[derive(Debug, PartialEq)]
-pub(super) struct Difference {
+pub struct Difference {
     /// The `o` of an update.
-    pub(super) o: RawDocumentBuf,
+    pub o: RawDocumentBuf,
     /// A path that can be read as one and as a name; it was read as a path.
-    pub(super) open: Option<String>,
+    pub open: Option<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
-pub(super) enum PathError {
+pub enum PathError {
     #[error("there is nothing at {path:?}")]
     Nothing { path: String },
     #[error(transparent)]
@@ -71,7 +73,7 @@ struct Node<'a> {
 }
 
 /// Whether the document of before is needed to read its paths.
-pub(super) fn needs_document(update: &RawDocument) -> Result<bool, PathError> {
+pub fn needs_document(update: &RawDocument) -> Result<bool, PathError> {
     if update.get("disambiguatedPaths")?.is_some() {
         return Ok(false);
     }
@@ -82,7 +84,7 @@ pub(super) fn needs_document(update: &RawDocument) -> Result<bool, PathError> {
 ///
 /// # Errors
 /// When the document has no place for it: it is not what the source had.
-pub(super) fn difference(
+pub fn difference(
     update: &RawDocument,
     before: Option<&RawDocument>,
 ) -> Result<Difference, PathError> {
@@ -106,6 +108,10 @@ pub(super) fn difference(
             }
             (None, None) => return Err(PathError::Nothing { path: path.to_owned() }),
         };
+        // Nothing is that deep in a document.
+        if steps.len() > DEPTH_MAX {
+            return Err(PathError::Nothing { path: path.to_owned() });
+        }
         root.put(&steps, change);
     }
     let mut o = rawdoc! { "$v": 2 };
@@ -169,7 +175,7 @@ fn read(
     steps: &mut Vec<Step>,
     found: &mut Vec<Vec<Step>>,
 ) {
-    if found.len() >= READINGS_MAX {
+    if found.len() >= READINGS_MAX || steps.len() == DEPTH_MAX {
         return;
     }
     if let Some(step) = whole.step(path)
@@ -382,5 +388,13 @@ mod tests {
             "u": { "p.q": 2 }, "so": { "u": { "q": 1 } }, "sa": { "a": true, "u0": 3 },
         } };
         assert_eq!(found, Difference { o, open: None });
+    }
+
+    #[test]
+    fn a_path_deeper_than_any_document_overflows_no_stack() {
+        let mut fields = RawDocumentBuf::new();
+        fields.append(CString::try_from("a.".repeat(1_000_000)).expect("text"), 1);
+        let update = rawdoc! { "updatedFields": fields, "disambiguatedPaths": {} };
+        assert!(matches!(difference(&update, None), Err(PathError::Nothing { .. })));
     }
 }

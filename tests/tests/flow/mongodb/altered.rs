@@ -25,7 +25,7 @@ fn alter(taken: &mut Taken, name: &str, change: impl FnOnce(&mut Vec<Document>))
     let (object, rest) = (objects.next().context("an object")?, objects.next());
     ensure!(rest.is_none(), "a small collection has one object");
     let path = file(&object.object);
-    let raw = read_frames(&std::fs::read(&path)?)?;
+    let raw = read_frames(&std::fs::read(&path)?, u64::MAX)?;
     let mut documents = Documents::new(&raw)
         .map(|found| Ok(Document::try_from(found?.1.to_owned())?))
         .collect::<Result<Vec<_>>>()?;

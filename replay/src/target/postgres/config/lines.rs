@@ -2,14 +2,14 @@
 
 /// What one line sets.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Setting {
+pub struct Setting {
     /// In lower case.
-    pub(super) name: String,
-    pub(super) value: String,
+    pub name: String,
+    pub value: String,
 }
 
 /// Reads a line; `None` for comments, empty lines, and what no server would take.
-pub(super) fn parse(line: &str) -> Option<Setting> {
+pub fn parse(line: &str) -> Option<Setting> {
     let line = line.trim_start();
     let end = line
         .find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '$')))
@@ -50,15 +50,12 @@ fn unquoted(text: &str) -> Option<String> {
 }
 
 /// A value as it stands behind `name = `.
-pub(in crate::target::postgres) fn quoted(value: &str) -> String {
+pub fn quoted(value: &str) -> String {
     format!("'{}'", value.replace('\\', "\\\\").replace('\'', "''").replace('\n', "\\n"))
 }
 
 /// The text with the lines of which `taken_out` says why turned into comments.
-pub(super) fn without(
-    text: &str,
-    mut taken_out: impl FnMut(&Setting) -> Option<&'static str>,
-) -> String {
+pub fn without(text: &str, mut taken_out: impl FnMut(&Setting) -> Option<&'static str>) -> String {
     let mut out = String::with_capacity(text.len());
     for line in text.lines() {
         match parse(line).and_then(|setting| taken_out(&setting)) {
@@ -73,7 +70,7 @@ pub(super) fn without(
 }
 
 /// The text without the run of lines between these two, if it is there.
-pub(super) fn without_block(text: &str, begin: &str, end: &str) -> String {
+pub fn without_block(text: &str, begin: &str, end: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut inside = false;
     for line in text.lines() {

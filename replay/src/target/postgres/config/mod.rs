@@ -6,7 +6,7 @@
 //! comes out the same; after a crash at any line there is no `pg_control` yet, or recovery has
 //! everything it needs.
 
-mod lines;
+pub mod lines;
 mod source;
 mod stays;
 #[cfg(test)]

@@ -7,7 +7,7 @@
 
 mod files;
 mod journal;
-mod tar;
+pub mod tar;
 mod unpack;
 #[cfg(test)]
 mod tests;

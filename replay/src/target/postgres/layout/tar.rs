@@ -2,35 +2,37 @@
 //!
 //! Enters: the raw bytes of one part, and the member it begins within. Leaves: calls of a [`Sink`],
 //! in order. Positions are absolute in the stream, so that padding is known even where a part
-//! begins behind a member's header. PostgreSQL writes plain ustar (src/port/tar.c); extension
+//! begins behind a member's header; a part may say that it begins anywhere, so they wrap. PostgreSQL writes plain ustar (src/port/tar.c); extension
 //! headers with long names are understood, everything else is an error.
 
 use proto::archive::base::WithinMember;
 
 const BLOCK: usize = 512;
+/// Who may read, write and enter; nothing else of a mode is restored.
+const MODE: u32 = 0o777;
 /// Names of members are at most a few hundred bytes.
 const EXTENSION_MAX: u64 = 64 << 10;
 
 /// A member that begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Member {
-    pub(super) path: Vec<u8>,
-    pub(super) size: u64,
-    pub(super) mode: u32,
+pub struct Member {
+    pub path: Vec<u8>,
+    pub size: u64,
+    pub mode: u32,
     /// Seconds since the Unix epoch.
-    pub(super) mtime: u64,
-    pub(super) kind: Kind,
+    pub mtime: u64,
+    pub kind: Kind,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub enum Kind {
     File,
     Folder,
     Link,
 }
 
 /// Takes what is in a part.
-pub(super) trait Sink {
+pub trait Sink {
     type Error: From<TarError>;
     /// A member begins, or goes on at `offset` from an earlier part.
     fn begin(&mut self, member: &Member, offset: u64) -> Result<(), Self::Error>;
@@ -61,7 +63,7 @@ enum State {
 }
 
 /// The reader of one part.
-pub(super) struct PartReader {
+pub struct PartReader {
     at: u64,
     state: State,
     block: Vec<u8>,
@@ -72,7 +74,7 @@ pub(super) struct PartReader {
 
 impl PartReader {
     /// A part whose first byte stands at `start` in the stream.
-    pub(super) fn new<S: Sink>(
+    pub fn new<S: Sink>(
         start: u64,
         within: Option<&WithinMember>,
         sink: &mut S,
@@ -89,7 +91,7 @@ impl PartReader {
             let member = Member {
                 path: within.path.clone().into_bytes(),
                 size: within.size,
-                mode: within.mode,
+                mode: within.mode & MODE,
                 mtime: within.mtime,
                 kind: Kind::File,
             };
@@ -100,7 +102,7 @@ impl PartReader {
         Ok(reader)
     }
 
-    pub(super) fn feed<S: Sink>(&mut self, mut bytes: &[u8], sink: &mut S) -> Result<(), S::Error> {
+    pub fn feed<S: Sink>(&mut self, mut bytes: &[u8], sink: &mut S) -> Result<(), S::Error> {
         while !bytes.is_empty() {
             let taken = self.step(bytes, sink)?;
             bytes = &bytes[taken..];
@@ -115,7 +117,7 @@ impl PartReader {
             State::Header => {
                 let taken = bytes.len().min(BLOCK - self.block.len());
                 self.block.extend_from_slice(&bytes[..taken]);
-                self.at += taken as u64;
+                self.at = self.at.wrapping_add(taken as u64);
                 if self.block.len() == BLOCK {
                     let block = std::mem::take(&mut self.block);
                     self.header(&block, sink)?;
@@ -128,14 +130,14 @@ impl PartReader {
                 self.extension.extend_from_slice(&bytes[..content.min(taken)]);
                 *left -= content as u64;
                 *padding -= (taken - content) as u64;
-                self.at += taken as u64;
+                self.at = self.at.wrapping_add(taken as u64);
                 self.leave_extension();
                 Ok(taken)
             }
             State::Content { left } => {
                 let taken = most(*left);
                 *left -= taken as u64;
-                self.at += taken as u64;
+                self.at = self.at.wrapping_add(taken as u64);
                 sink.content(&bytes[..taken])?;
                 self.leave_content(sink)?;
                 Ok(taken)
@@ -143,7 +145,7 @@ impl PartReader {
             State::Padding { left } => {
                 let taken = most(*left);
                 *left -= taken as u64;
-                self.at += taken as u64;
+                self.at = self.at.wrapping_add(taken as u64);
                 if *left == 0 {
                     self.state = State::Header;
                 }
@@ -151,16 +153,16 @@ impl PartReader {
             }
             State::End => {
                 if let Some(at) = bytes.iter().position(|byte| *byte != 0) {
-                    return Err(TarError::BehindEnd { at: self.at + at as u64 }.into());
+                    return Err(TarError::BehindEnd { at: self.at.wrapping_add(at as u64) }.into());
                 }
-                self.at += bytes.len() as u64;
+                self.at = self.at.wrapping_add(bytes.len() as u64);
                 Ok(bytes.len())
             }
         }
     }
 
     /// What a stream's last part must end with.
-    pub(super) fn check_end(&self) -> Result<(), TarError> {
+    pub fn check_end(&self) -> Result<(), TarError> {
         match self.state {
             State::End => Ok(()),
             State::Header if self.block.is_empty() => Ok(()),
@@ -169,7 +171,7 @@ impl PartReader {
     }
 
     /// The part is over: a file that goes on in the next one is let go.
-    pub(super) fn end_part<S: Sink>(&mut self, sink: &mut S) -> Result<(), S::Error> {
+    pub fn end_part<S: Sink>(&mut self, sink: &mut S) -> Result<(), S::Error> {
         match self.state {
             State::Content { .. } => sink.finish(),
             State::Header if !self.block.is_empty() => {
@@ -180,7 +182,7 @@ impl PartReader {
     }
 
     fn padding(&self) -> u64 {
-        self.at.next_multiple_of(BLOCK as u64) - self.at
+        self.at.wrapping_neg() % BLOCK as u64
     }
 
     fn leave_content<S: Sink>(&mut self, sink: &mut S) -> Result<(), S::Error> {
@@ -208,7 +210,7 @@ impl PartReader {
     }
 
     fn header<S: Sink>(&mut self, block: &[u8], sink: &mut S) -> Result<(), S::Error> {
-        let at = self.at - BLOCK as u64;
+        let at = self.at.wrapping_sub(BLOCK as u64);
         if block.iter().all(|byte| *byte == 0) {
             self.state = State::End;
             return Ok(());
@@ -235,7 +237,8 @@ impl PartReader {
         let member = Member {
             path: self.long_path.take().unwrap_or_else(|| path(block)),
             size: if kind == Kind::File { size } else { 0 },
-            mode: (number(&block[100..108]).ok_or_else(|| bad("no mode"))? & 0o777) as u32,
+            mode: (number(&block[100..108]).ok_or_else(|| bad("no mode"))? & u64::from(MODE))
+                as u32,
             mtime: number(&block[136..148]).ok_or_else(|| bad("no time"))?,
             kind,
         };
@@ -295,4 +298,58 @@ fn pax_records(content: &[u8]) -> (Option<Vec<u8>>, Option<u64>) {
         }
     }
     (path, size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Nothing {
+        modes: Vec<u32>,
+    }
+
+    impl Sink for Nothing {
+        type Error = TarError;
+
+        fn begin(&mut self, member: &Member, _offset: u64) -> Result<(), TarError> {
+            self.modes.push(member.mode);
+            Ok(())
+        }
+
+        fn content(&mut self, _bytes: &[u8]) -> Result<(), TarError> {
+            Ok(())
+        }
+
+        fn finish(&mut self) -> Result<(), TarError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_part_may_say_that_it_begins_anywhere() {
+        for start in [0, 1, u64::MAX - BLOCK as u64, u64::MAX] {
+            let within = WithinMember {
+                path: "base/5/1".to_owned(),
+                size: u64::MAX,
+                offset: u64::MAX - 5,
+                mode: 0,
+                mtime: 0,
+            };
+            for within in [Some(&within), None] {
+                let mut sink = Nothing::default();
+                let mut reader = PartReader::new(start, within, &mut sink).expect("a part");
+                assert_eq!(reader.feed(&[0; 4 * BLOCK], &mut sink), Ok(()), "{start}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_has_the_same_mode_wherever_its_part_begins() {
+        let (path, size, offset) = ("base/5/1".to_owned(), 600, 512);
+        let within = WithinMember { path, size, offset, mode: 0o4640, mtime: 0 };
+        let mut sink = Nothing::default();
+        PartReader::new(1024, Some(&within), &mut sink).expect("a part");
+        assert_eq!(sink.modes, [0o640]);
+    }
 }

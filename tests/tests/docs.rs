@@ -74,7 +74,7 @@ fn readme_lists_the_packages_that_ci_installs() -> Result<()> {
     let (_, list) = script.split_once("packages=(").context("no list in .ci/run")?;
     let (list, _) = list.split_once(')').context("the list in .ci/run has no end")?;
     let mut wanted: BTreeSet<&str> = list.split_whitespace().collect();
-    for also in ["missing+=(python3 python3-pip)", "missing+=(gcc libc6-dev)"] {
+    for also in ["missing+=(python3 python3-pip)", "missing+=(gcc libc6-dev)", "missing+=(g++)"] {
         assert!(script.contains(also), ".ci/run has no {also:?} any more");
         let (_, names) = also.split_once('(').context("our own text")?;
         wanted.extend(names.trim_end_matches(')').split(' '));

@@ -1,15 +1,21 @@
 //! `cargo soak`: the whole suite with everything in it (all PostgreSQL versions, the large tables,
-//! fifty kills, the slow day), on the same test programs that CI runs. Arguments go to the tests, as in
-//! `cargo soak flow::`. The last line printed belongs into docs/TESTING.md.
+//! fifty kills, the slow day), on the same test programs that CI runs; before it five minutes of fuzzing a
+//! target. Arguments go to the tests, as in `cargo soak flow::`, and leave the fuzzing out. The last line
+//! printed belongs into docs/TESTING.md.
 
 use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result};
 use tests::wait::Deadline;
 
+/// Seconds of each fuzz target.
+const FUZZED: &str = "300";
+
 fn main() -> Result<ExitCode> {
     let clock = Deadline::seconds(u64::MAX);
+    let sound = std::env::args_os().len() > 1 || fuzz()?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.args(["test", "--workspace", "--no-fail-fast", "--"]).args(std::env::args_os().skip(1));
@@ -31,7 +37,15 @@ fn main() -> Result<ExitCode> {
     let minutes = clock.elapsed().as_secs() / 60;
     let cpus = std::thread::available_parallelism()?;
     writeln!(screen, "| {day} | soak | {cpus} | {passed} | {failed} | {minutes} min |")?;
-    Ok(if status.success() && failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if sound && status.success() && failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Whether the fuzzers find nothing.
+fn fuzz() -> Result<bool> {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let program = package.parent().context("the package lies in the workspace")?.join("fuzz/run");
+    let status = Command::new(program).arg(FUZZED).status().context("cannot start fuzz/run")?;
+    Ok(status.success())
 }
 
 /// The number before a word: `12` of `12 passed;`.

@@ -64,6 +64,21 @@ impl Archive {
         self
     }
 
+    /// The same, but programs speak TLS and trust this authority alone.
+    #[must_use]
+    pub fn over_tls(mut self, authority: &Path) -> Self {
+        let https = self.url.replacen("endpoint=http%3A", "endpoint=https%3A", 1);
+        self.url = format!("{https}&ca-file={}", authority.display());
+        self
+    }
+
+    /// The same, but programs find their credentials by these variables.
+    #[must_use]
+    pub fn known_by(mut self, environment: Vec<(String, String)>) -> Self {
+        self.environment = environment;
+        self
+    }
+
     /// What `--archive` is given.
     pub fn url(&self) -> &str {
         &self.url

@@ -17,6 +17,8 @@ pub mod postgres;
 pub mod mongod;
 pub mod seaweed;
 pub mod archive;
+pub mod loop_disk;
 pub mod tcp_proxy;
+pub mod s3_front;
 pub mod programs;
 pub mod gate;

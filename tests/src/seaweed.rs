@@ -98,22 +98,28 @@ const PORTS: [&str; 7] = [
     "s3.port.grpc",
 ];
 
+/// The file that says who may do what.
+const IDENTITIES: &str = "s3.json";
+
+fn identities(known: &[Identity]) -> String {
+    let identities: Vec<_> = known
+        .iter()
+        .map(|who| {
+            serde_json::json!({
+                "name": who.access_key(),
+                "credentials": [{"accessKey": who.access_key(), "secretKey": who.secret_key()}],
+                "actions": who.actions(),
+            })
+        })
+        .collect();
+    serde_json::json!({ "identities": identities }).to_string()
+}
+
 impl Seaweed {
     /// A server of one's own, for tests that stop or fill it.
     pub fn start_new() -> Result<Self> {
         let folder = Folder::new("seaweed")?;
-        let identities: Vec<_> = Identity::KNOWN
-            .iter()
-            .map(|who| {
-                serde_json::json!({
-                    "name": who.access_key(),
-                    "credentials": [{"accessKey": who.access_key(), "secretKey": who.secret_key()}],
-                    "actions": who.actions(),
-                })
-            })
-            .collect();
-        let config = serde_json::json!({ "identities": identities }).to_string();
-        std::fs::write(folder.path().join("s3.json"), config)?;
+        std::fs::write(folder.path().join(IDENTITIES), identities(&Identity::KNOWN))?;
         let others =
             PORTS.iter().map(|&name| Ok((name, Port::take()?))).collect::<Result<Vec<_>>>()?;
         let server = Server::new("the S3 server", folder.path());
@@ -140,7 +146,7 @@ impl Seaweed {
             .env("HOME", self.folder.path())
             .args(["server", "-s3", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"])
             .arg(format!("-dir={}", self.folder.sub("data")?.display()))
-            .arg(format!("-s3.config={}", self.folder.path().join("s3.json").display()))
+            .arg(format!("-s3.config={}", self.folder.path().join(IDENTITIES).display()))
             .arg(format!("-s3.port={}", self.s3.number()))
             .args(self.others.iter().map(|(name, port)| format!("-{name}={}", port.number())))
             .args(["-s3.port.iceberg=0", "-s3.port.lance=0"])
@@ -163,6 +169,11 @@ impl Seaweed {
             }
         };
         self.server.await_ready(deadline, || blocking(bucket_there()))
+    }
+
+    /// From its next start on it knows these alone, as when keys were revoked.
+    pub fn knows(&self, known: &[Identity]) -> Result<()> {
+        Ok(std::fs::write(self.folder.path().join(IDENTITIES), identities(known))?)
     }
 
     pub fn is_running(&self) -> bool {

@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// What happens to bytes from now on. "Up" is from client to server, "down" the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -24,6 +25,9 @@ pub enum Behaviour {
     Latency(Duration),
     /// At most this many bytes a second in each direction.
     Rate(u64),
+    /// A long way: what is said waits this long, and goes at so many bytes a second for all
+    /// connections together.
+    Slow { latency: Duration, rate: u64 },
     /// Existing connections are reset, new ones are closed at once.
     Cut,
     /// Connections open, nothing ever comes through.
@@ -47,6 +51,8 @@ struct Counters {
     down: AtomicU64,
     faults: AtomicU64,
     requests: AtomicU64,
+    /// When a slow link has carried what it was given.
+    busy_until: Mutex<Option<Instant>>,
 }
 
 /// A running proxy.
@@ -166,8 +172,14 @@ async fn serve(
     }
     let Ok(mut server) = TcpStream::connect(target).await else { return reset(&client) };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
-    let up = Pump { up: true, passed: 0, behaviour: behaviour.clone(), counters: counters.clone() };
-    let down = Pump { up: false, passed: 0, behaviour, counters };
+    let up = Pump {
+        up: true,
+        passed: 0,
+        last: None,
+        behaviour: behaviour.clone(),
+        counters: counters.clone(),
+    };
+    let down = Pump { up: false, passed: 0, last: None, behaviour, counters };
     let end = {
         // Borrowed halves: owned ones would end their direction in order when dropped.
         let (from_client, to_client) = client.split();
@@ -202,6 +214,8 @@ fn reset(stream: &TcpStream) {
 struct Pump {
     up: bool,
     passed: u64,
+    /// When a slow link carried its last piece.
+    last: Option<Instant>,
     behaviour: watch::Receiver<Behaviour>,
     counters: Arc<Counters>,
 }
@@ -257,6 +271,7 @@ impl Pump {
                 let micros = (length as u64).saturating_mul(1_000_000) / rate.max(1);
                 tokio::time::sleep(Duration::from_micros(micros)).await;
             }
+            (Behaviour::Slow { latency, rate }, _) => self.slow(length, latency, rate).await,
             (Behaviour::Cut, _) | (Behaviour::SwallowAnswer, false) => return self.cut(0),
             (Behaviour::Blackhole, _) => return self.hold().await,
             (Behaviour::CutAfterUp(limit), true) | (Behaviour::CutAfterDown(limit), false) => {
@@ -275,6 +290,26 @@ impl Pump {
             _ => {}
         }
         Fate::Pass(length)
+    }
+
+    /// The first piece behind a pause is on its way for as long as the way is; those that follow it
+    /// are right behind it. All share the link.
+    async fn slow(&mut self, length: usize, latency: Duration, rate: u64) {
+        let paused = self.last.is_none_or(|last| last.elapsed() >= latency);
+        if paused {
+            self.fault();
+            tokio::time::sleep(latency).await;
+        }
+        let takes = Duration::from_micros((length as u64).saturating_mul(1_000_000) / rate.max(1));
+        let free = {
+            let mut busy = self.counters.busy_until.lock().expect("no panic under this lock");
+            let now = Instant::now();
+            let free = busy.map_or(now, |busy| busy.max(now)) + takes;
+            *busy = Some(free);
+            free
+        };
+        tokio::time::sleep_until(free).await;
+        self.last = Some(Instant::now());
     }
 
     /// Holds until something else is wanted; what was swallowed meanwhile would be a hole in the

@@ -10,6 +10,7 @@ use proto::archive::base::Complete;
 use proto::segment::Codec;
 use proto::timestamp::Timestamp;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::schedule::{Due, Reason};
@@ -20,6 +21,8 @@ use crate::watch::state::State;
 
 /// The longest the keeper sleeps before it looks at the archive again.
 const LOOK_EVERY: Duration = Duration::from_secs(300);
+/// An archive that cannot be read is told once in this time, as a store that is away is.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 /// Until the first log is durable, there is nothing to base on.
 const BEGIN_EVERY: Duration = Duration::from_millis(200);
 
@@ -31,6 +34,8 @@ pub struct Keeper {
     every: Duration,
     rate: Option<u32>,
     failed: Option<(Timestamp, u32)>,
+    /// When it was told last that the archive cannot be read.
+    told: Option<Instant>,
 }
 
 impl Keeper {
@@ -43,6 +48,7 @@ impl Keeper {
             every: Duration::from_secs(86_400),
             rate: None,
             failed: None,
+            told: None,
         }
     }
 
@@ -84,7 +90,10 @@ impl Keeper {
             }
             Ok(Due::Never) => LOOK_EVERY,
             Err(error) => {
-                tracing::warn!(%error, "the archive's bases could not be read; later again");
+                if self.told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+                    self.told = Some(Instant::now());
+                    tracing::warn!(%error, "the archive's bases could not be read; later again");
+                }
                 Duration::from_secs(5)
             }
         }

@@ -17,6 +17,7 @@ mod behind_tests;
 mod durable;
 mod newest;
 mod error;
+mod lanes;
 mod put;
 
 pub use durable::Durable;

@@ -13,10 +13,10 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use proto::position::{Offset, Position};
 use proto::segment::TailKind;
-use proto::store::Body;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use super::lanes::{LANES_MAX, Lanes};
 use super::newest::Newest;
 use super::order::Order;
 use super::put::{put_exact, put_sealed};
@@ -25,8 +25,6 @@ use super::{AckFrom, Durable, ShipError};
 use crate::seal::IndexQueue;
 use crate::spool::{OpenState, SealedFile, SpoolEvent, SpoolLevel};
 
-/// Sealed segments on their way at once.
-const UPLOADS_MAX: usize = 4;
 /// While the source is idle, one watermark object in this time.
 pub const WATERMARK_EVERY: Duration = Duration::from_secs(60);
 
@@ -51,6 +49,7 @@ struct Publish {
 pub struct Shipper {
     tools: ShipTools,
     ack: AckFrom,
+    lanes: Arc<Lanes>,
     level: Arc<SpoolLevel>,
     index: IndexQueue,
     inbox: mpsc::UnboundedReceiver<SpoolEvent>,
@@ -96,6 +95,7 @@ impl Shipper {
         let mut shipper = Self {
             tools,
             ack,
+            lanes: Arc::new(Lanes::new()),
             level,
             index,
             inbox,
@@ -212,18 +212,17 @@ impl Shipper {
     }
 
     fn start_uploads(&mut self) {
-        while self.uploads.len() < UPLOADS_MAX
+        while self.uploads.len() < LANES_MAX
             && let Some(sealed) = self.queue.pop_front()
         {
-            let tools = self.tools.clone();
+            let (tools, lanes) = (self.tools.clone(), self.lanes.clone());
             self.uploads.push(Box::pin(async move {
                 let key = if sealed.footer.partial {
                     tools.lineage.partial(&sealed.slot.name)
                 } else {
                     tools.lineage.sealed(&sealed.slot.name)
                 };
-                let body = Body::File { path: sealed.path.clone(), len: sealed.file_len };
-                put_sealed(&*tools.store, &tools.health, &key, &body, &sealed.footer).await?;
+                put_sealed(&tools, &lanes, &key, &sealed).await?;
                 Ok(sealed)
             }));
         }

@@ -176,7 +176,10 @@ impl TailChain {
         };
         let (disk, path) = (tools.disk.clone(), state.path.clone());
         let range = FrameRange { path, offset, len: end.file_len - offset };
-        let read = crate::spool::spooler::blocking(move || read::bytes(&*disk, &range));
+        let read = crate::spool::spooler::blocking(move || {
+            // A bit that its disk turned over meanwhile is seen here, where a frame has a checksum.
+            read::checked(&*disk, &range)
+        });
         Ok(read.await?)
     }
 

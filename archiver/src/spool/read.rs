@@ -23,6 +23,16 @@ pub fn bytes(disk: &dyn Disk, range: &FrameRange) -> Result<Vec<u8>, SpoolError>
     }
 }
 
+/// The same, each frame of which can be read.
+///
+/// # Errors
+/// When the file cannot be read or a frame is damaged.
+pub fn checked(disk: &dyn Disk, range: &FrameRange) -> Result<Vec<u8>, SpoolError> {
+    let frames = bytes(disk, range)?;
+    each_frame_of(&frames, range, |_| true)?;
+    Ok(frames)
+}
+
 /// The raw bytes of some frames.
 ///
 /// # Errors
@@ -57,10 +67,17 @@ pub fn hash_prefix(disk: &dyn Disk, range: &FrameRange, len: u64) -> Result<Hash
 pub fn each_frame(
     disk: &dyn Disk,
     range: &FrameRange,
+    take: impl FnMut(&[u8]) -> bool,
+) -> Result<(), SpoolError> {
+    each_frame_of(&bytes(disk, range)?, range, take)
+}
+
+fn each_frame_of(
+    compressed: &[u8],
+    range: &FrameRange,
     mut take: impl FnMut(&[u8]) -> bool,
 ) -> Result<(), SpoolError> {
     let wrong = |source| SpoolError::Segment { path: range.path.clone(), source };
-    let compressed = bytes(disk, range)?;
     let mut at = 0;
     while at < compressed.len() {
         let Some(span) = first_frame(&compressed[at..]).map_err(wrong)? else { break };

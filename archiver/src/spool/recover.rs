@@ -174,7 +174,11 @@ fn sealed_file(
 }
 
 /// Whether every frame is the one in the frame table: what goes up from here is never read again.
-fn is_whole(disk: &dyn Disk, path: &Path, footer: &Footer) -> Result<bool, SpoolError> {
+/// Blocks.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn is_whole(disk: &dyn Disk, path: &Path, footer: &Footer) -> Result<bool, SpoolError> {
     let mut at = 0;
     for entry in &footer.frames {
         let frame =

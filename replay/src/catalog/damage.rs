@@ -28,6 +28,21 @@ impl fmt::Display for Damage {
     }
 }
 
+/// Damage is noted and lived with; a store that fails is not.
+pub(super) fn damaged(error: CatalogError) -> Result<Damage, CatalogError> {
+    let key = match &error {
+        CatalogError::Archive(
+            ArchiveError::Segment { key, .. } | ArchiveError::Chain { key, .. },
+        )
+        | CatalogError::Segment { key, .. } => key.to_string(),
+        CatalogError::Archive(ArchiveError::Store(StoreError::Absent { key, .. })) => {
+            key.to_string()
+        }
+        _ => return Err(error),
+    };
+    Ok(Damage::of(key, &error))
+}
+
 /// What is wrong with the object of `key`, beside which it is told. Of another object's error all is
 /// told.
 pub(crate) fn wrong_with(key: &str, error: &CatalogError) -> String {

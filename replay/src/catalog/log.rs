@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
+use super::damage::damaged;
 use super::load::REQUESTS_AT_ONCE;
 use super::{CatalogError, Damage};
 use proto::archive::ArchiveError;
@@ -17,7 +18,7 @@ use proto::archive::layout::{Lineage, SegmentName, postgres_segment_of};
 use proto::position::Epoch;
 use proto::postgres::lsn::{SegmentId, SegmentSize, Timeline};
 use proto::segment::{FOOTER_READ, Footer, Watermark};
-use proto::store::{Range, Store, StoreError, list_all};
+use proto::store::{Range, Store, list_all};
 
 /// How many of a timeline's newest chains are looked through for watermarks.
 const CHAINS_FOR_WATERMARKS: usize = 2;
@@ -251,19 +252,4 @@ async fn follow(
         }
         attempt += 1;
     }
-}
-
-/// Damage is noted and lived with; a store that fails is not.
-fn damaged(error: CatalogError) -> Result<Damage, CatalogError> {
-    let key = match &error {
-        CatalogError::Archive(
-            ArchiveError::Segment { key, .. } | ArchiveError::Chain { key, .. },
-        )
-        | CatalogError::Segment { key, .. } => key.to_string(),
-        CatalogError::Archive(ArchiveError::Store(StoreError::Absent { key, .. })) => {
-            key.to_string()
-        }
-        _ => return Err(error),
-    };
-    Ok(Damage::of(key, &error))
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use rand::Rng;
 use tests::archive::Archive;
+use tests::gate::Gate;
 use tests::postgres::Cluster;
 use tests::programs::{Pitrd, PitrdBuilder};
 use tests::scope;
@@ -117,10 +118,12 @@ fn nothing_is_lost_by_a_kill_at_any_system_call_that_keeps_bytes() -> Result<()>
     let cluster = cluster(scope::newest_postgres())?;
     let archive = Archive::in_folder()?;
     let plain = Pitrd::builder(&cluster.replication_url(), archive.url())
-        .args(["--no-base", "--flush", "50ms"])
+        .args(["--flush", "50ms"])
         .envs(archive.environment());
     let mut pitrd = plain.clone().start()?;
-    pitrd.wait_state("streaming", &Deadline::seconds(60))?;
+    pitrd.wait_for_log("base complete", &Deadline::seconds(300))?;
+    let mut gate = Gate::new();
+    gate.note(&cluster)?;
     pitrd.kill9()?;
     let spool = pitrd.spool()?;
     let spool = spool.display().to_string();
@@ -128,10 +131,14 @@ fn nothing_is_lost_by_a_kill_at_any_system_call_that_keeps_bytes() -> Result<()>
     // strace counts for each thread by itself, so that small numbers meet every place.
     let last = scope::scale(3, 10);
     let load = cluster.pgbench_start_with("postgres", &["-c", "1", "-R", "300", "-T", "3600"])?;
-    for syscall in ["fdatasync", "fsync", "renameat2", "unlink", "ftruncate", "write"] {
+    // What keeps bytes on a disk, and what sends them to the server.
+    for syscall in
+        ["fdatasync", "fsync", "renameat2", "linkat", "unlink", "ftruncate", "write", "sendto"]
+    {
+        gate.note(&cluster)?;
         for nth in 1..=last {
             let builder = plain.clone().args(["--spool", &spool]);
-            let nth = if syscall == "write" { nth * 10 } else { nth * nth };
+            let nth = if ["write", "sendto"].contains(&syscall) { nth * 10 } else { nth * nth };
             let injection = format!("{syscall}:signal=KILL:when={nth}");
             let mut victim = under_strace(builder, &injection).start()?;
             let died = wait::until(&Deadline::seconds(8), "the kill", || {
@@ -147,5 +154,6 @@ fn nothing_is_lost_by_a_kill_at_any_system_call_that_keeps_bytes() -> Result<()>
     pitrd.start()?;
     pitrd.wait_caught_up(&cluster)?;
     assert_spool_is_clean(&pitrd)?;
-    assert_whole(&format!("{kills} kills at system calls"), &cluster, &archive)
+    assert_whole(&format!("{kills} kills at system calls"), &cluster, &archive)?;
+    gate.pass(&cluster, &archive).map(drop)
 }

@@ -1,11 +1,19 @@
 //! What goes wrong: kills, stores that are away, full disks, writers that were thought dead.
 
 pub(crate) mod kills;
+mod guarded;
+mod power_cut;
 mod oplog_kills;
 mod oplog_network;
 mod store_away;
+mod store_storm;
+mod store_network;
+mod store_config;
+mod rot;
 mod shutdown;
 mod spool;
+mod disk_limits;
+mod slow_disk;
 mod writers;
 mod oplog_writers;
 mod gap;
@@ -20,8 +28,13 @@ use anyhow::{Context, Result};
 use proto::postgres::lsn::{Lsn, SegmentId, SegmentSize};
 use proto::segment::{FrameKind, decompress, first_frame};
 
-/// How far a spool folder holds the log, by its files alone.
+/// How far a spool folder holds the log of segments of 4 MB, by its files alone.
 fn spooled(folder: &Path) -> Result<Lsn> {
+    spooled_in(folder, 4)
+}
+
+/// The same with segments of so many MB.
+fn spooled_in(folder: &Path, segment_mb: u64) -> Result<Lsn> {
     let mut end = Lsn(0);
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
@@ -41,8 +54,7 @@ fn spooled(folder: &Path) -> Result<Lsn> {
             }
             at += span.len;
         }
-        // The size is not known here: 4 MB is what these tests use.
-        let size = SegmentSize::try_from(4 << 20)?;
+        let size = SegmentSize::try_from(segment_mb << 20)?;
         let id = SegmentId::parse(segment, size).context("a segment's name")?;
         end = end.max(Lsn(id.start(size).0 + raw));
     }

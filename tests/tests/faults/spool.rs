@@ -203,13 +203,10 @@ fn a_failed_fsync_is_never_tried_again_on_the_same_file() -> Result<()> {
 }
 
 /// The spool on a small disk of its own, seen by the sidecar alone: it goes with the process.
-fn on_small_disk(builder: PitrdBuilder, spool: &Path, mebibytes: u32) -> PitrdBuilder {
-    let script =
-        format!("mount -t tmpfs -o size={mebibytes}m tmpfs {0} && exec \"$@\"", spool.display());
+pub(super) fn on_small_disk(builder: PitrdBuilder, spool: &Path, options: &str) -> PitrdBuilder {
+    let script = format!("mount -t tmpfs -o {options} tmpfs {0} && exec \"$@\"", spool.display());
     let root = if rustix::process::getuid().is_root() { "-mf" } else { "-rmf" };
-    builder
-        .args(["--spool", &spool.display().to_string()])
-        .under(["unshare", root, "sh", "-c", &script, "sh"])
+    builder.under(["unshare", root, "sh", "-c", &script, "sh"])
 }
 
 /// A sidecar whose spool has 80 MiB, and the file that takes them from it.
@@ -225,8 +222,10 @@ fn streaming_onto_a_small_disk(
         "50ms",
         "--compression",
         "none",
+        "--spool",
+        &spool.display().to_string(),
     ]);
-    let mut pitrd = on_small_disk(builder, &spool, 80).start()?;
+    let mut pitrd = on_small_disk(builder, &spool, "size=80m").start()?;
     pitrd.wait_state("streaming", &Deadline::seconds(60))?;
     pitrd.wait_caught_up(cluster)?;
     // Its own view of the folder is reached through its process.

@@ -17,7 +17,7 @@ pub use windows::{Lack, OplogGap, OplogWindow};
 use std::sync::Arc;
 
 use proto::archive::base::Complete;
-use proto::archive::chain::{self, Chain};
+use proto::archive::chain::{self, Chain, Prefix};
 use proto::archive::identity::Identity;
 use proto::archive::layout::{Lineage, mongodb_first, mongodb_segment_of};
 use proto::archive::ledger::Entry;
@@ -26,6 +26,7 @@ use proto::position::Epoch;
 use proto::segment::{Engine, Watermark};
 use proto::store::{Object, Store, list_all};
 
+use super::damage::damaged;
 use super::load::{bases, choose, ledger, patient};
 use super::{CatalogError, Damage};
 
@@ -108,11 +109,16 @@ impl OplogArchive {
         // Tails before the log: what is sealed in between is then seen sealed.
         let chains = chains(&*store, lineage).await?;
         let mut segments = sealed(&*store, lineage).await?;
-        let watermark = chains.iter().filter_map(|(_, chain)| chain.watermark());
+        let watermark = chains.iter().filter_map(|(_, prefix)| prefix.chain.watermark());
         let watermark = watermark.max_by_key(|mark| mark.clock);
-        for (first, chain) in chains {
-            let known = segments.iter().any(|segment| segment.first == first);
-            if !known && chain.raw_len() > 0 {
+        for (first, Prefix { chain, broken }) in chains {
+            if segments.iter().any(|segment| segment.first == first) {
+                continue;
+            }
+            if let Some(error) = broken {
+                damage.push(damaged(error.into())?);
+            }
+            if chain.raw_len() > 0 {
                 segments.push(Segment { first, stored: Stored::Tails(Box::new(chain)) });
             }
         }
@@ -152,11 +158,12 @@ async fn sealed(store: &dyn Store, lineage: Lineage) -> Result<Vec<Segment>, Cat
     Ok(listed.into_iter().filter_map(segment).collect())
 }
 
-/// The chains that there are. Those of sealed segments go after a day.
+/// The chains that there are, as far as they are good: damage costs what lies behind it, and nothing
+/// else. Those of sealed segments go after a day.
 async fn chains(
     store: &dyn Store,
     lineage: Lineage,
-) -> Result<Vec<(OplogTs, Chain)>, CatalogError> {
+) -> Result<Vec<(OplogTs, Prefix)>, CatalogError> {
     /// The open segment, and the one that is perhaps being sealed.
     const NEWEST: usize = 4;
     let mut named: Vec<(OplogTs, String)> = store
@@ -168,7 +175,7 @@ async fn chains(
     named.sort();
     let mut chains = Vec::new();
     for (first, name) in named.into_iter().rev().take(NEWEST) {
-        chains.push((first, chain::follow(store, lineage, &name).await?));
+        chains.push((first, chain::follow_good(store, lineage, &name).await?));
     }
     Ok(chains)
 }

@@ -8,11 +8,14 @@ use proto::archive::layout::{OPLOG_EPOCH, SegmentName};
 use proto::mongodb::base::MongodbBase;
 use proto::mongodb::{OplogTs, SourceMode};
 use proto::position::Offset;
-use proto::segment::{Codec, Engine, Frame, Hash, OpenSegment, SegmentHead};
+use proto::segment::{
+    Codec, Engine, Frame, Hash, OpenSegment, RunningHash, SegmentHead, TAIL_HEADER_LEN, TailHeader,
+    TailKind,
+};
 use proto::store::fault::{FaultStore, Op};
-use proto::store::list_all;
+use proto::store::{Key, list_all};
 
-use super::OplogArchive;
+use super::{OplogArchive, Stored};
 use crate::catalog::index::ROLL_UP;
 use crate::find::mongodb::{Request, Target};
 use crate::fixture::{Archive, LINEAGE, at};
@@ -198,4 +201,65 @@ async fn roll_ups_are_made_of_full_runs_and_stand_in_for_the_indexes_in_them() {
     archive.damage(second, 30);
     assert_eq!(reindex().await, (ROLL_UP, 1));
     assert_eq!(open(&archive).await.summaries(OplogTs(0)).await.expect("readable"), of_all);
+}
+
+/// One entry a tail, behind the last sealed segment.
+async fn tails(archive: &Archive) -> Vec<Key> {
+    let read = open(archive).await;
+    let last = read.segments.last().expect("a segment");
+    let before = read.head_of(last).await.expect("readable");
+    let (name, raw) = (SegmentName::mongodb(first(SEGMENTS)).name, entries(SEGMENTS));
+    let (mut hash, mut keys) = (RunningHash::default(), Vec::new());
+    for (seq, piece) in (0..).zip(raw.chunks(raw.len().div_ceil(3))) {
+        let (before_piece, raw_start) = (hash.now(), hash.bytes());
+        hash.update(piece);
+        let header = TailHeader {
+            head: SegmentHead {
+                engine: Engine::Mongodb,
+                lineage: LINEAGE.0,
+                epoch: OPLOG_EPOCH,
+                number: first(SEGMENTS).0,
+                writer: 1,
+                start: Offset(before.start.0 + before.raw_len),
+                previous: before.hash,
+            },
+            kind: TailKind::Data,
+            first: seq,
+            last: seq,
+            raw_start,
+            raw_len: piece.len() as u64,
+            before: before_piece,
+            after: hash.now(),
+            watermark: None,
+        };
+        let mut object = header.encode();
+        object.extend(Frame::of(Codec::Lz4, piece).expect("compresses").bytes);
+        keys.push(LINEAGE.tail(&name, seq));
+        archive.put(keys.last().expect("pushed"), object).await;
+    }
+    keys
+}
+
+#[tokio::test]
+async fn a_damaged_tail_of_an_oplog_costs_only_what_lies_behind_it_and_is_named() {
+    let archive = many_segments().await;
+    let keys = tails(&archive).await;
+    let held = async || {
+        let read = open(&archive).await;
+        let Some(Stored::Tails(chain)) = read.segments.last().map(|last| &last.stored) else {
+            panic!("{:?}", read.segments.last())
+        };
+        assert_eq!(read.segments.len() as u64, SEGMENTS + 1);
+        (chain.links.len(), read.damage)
+    };
+    assert_eq!(held().await, (3, Vec::new()));
+    // In its header, and behind it.
+    let header = usize::try_from(TAIL_HEADER_LEN).expect("small");
+    for byte in [50, header + 20] {
+        archive.damage(&keys[1], byte);
+        let (links, damage) = held().await;
+        let [damage] = &damage[..] else { panic!("{damage:?}") };
+        assert_eq!((links, &damage.key), (1, &keys[1].to_string()));
+        archive.damage(&keys[1], byte);
+    }
 }

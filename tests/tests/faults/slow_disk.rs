@@ -1,0 +1,59 @@
+//! A spool's disk that takes its time: an fsync of five seconds, one after the other.
+
+use anyhow::{Result, ensure};
+use tests::archive::Archive;
+use tests::postgres::Cluster;
+use tests::process::Signal;
+use tests::programs::PitrdBuilder;
+use tests::scope;
+use tests::seaweed::Seaweed;
+use tests::wait::{self, Deadline};
+
+use super::guarded::{Engine, Guarded};
+use super::kills::await_flow;
+
+const DROPPED: &str = "terminating walsender process due to replication timeout";
+
+fn slow_syncs(builder: PitrdBuilder) -> PitrdBuilder {
+    let options = ["strace", "-f", "-o", "strace.log", "-e", "trace=fdatasync", "-e"];
+    builder.under(options).under_more(["inject=fdatasync:delay_enter=5000000"])
+}
+
+/// The task that owns the socket answers while another one waits for the disk.
+#[test]
+fn an_fsync_that_takes_longer_than_wal_sender_timeout_keeps_the_stream() -> Result<()> {
+    // S3: the spool alone is slow.
+    let archive = Archive::on_s3(Seaweed::shared()?, "slow-fsync");
+    let mut guarded = Guarded::<Cluster>::start(archive, |builder| builder)?;
+    guarded.server.sql("ALTER SYSTEM SET wal_sender_timeout = '3s'")?;
+    guarded.server.reload()?;
+    guarded.again_with(slow_syncs)?;
+    let load = guarded.server.load()?;
+    await_flow(&mut guarded.pitrd)?;
+    guarded.note()?;
+    let trace = guarded.pitrd.folder().join("strace.log");
+    let slow =
+        || -> Result<usize> { Ok(std::fs::read_to_string(&trace)?.matches("(DELAYED)").count()) };
+    let before = slow()?;
+    let syncs = scope::scale(2, 20);
+    let mut highest: f64 = 0.0;
+    wait::until(&Deadline::seconds(300), "slow fsyncs", || {
+        ensure!(guarded.pitrd.is_running(), "{}", guarded.pitrd.log());
+        highest = highest.max(guarded.pitrd.lag().unwrap_or_default());
+        Ok((slow()? >= before + syncs).then_some(()))
+    })?;
+    // It tells the truth meanwhile: commits wait for the disk.
+    ensure!(highest > 2.0, "the lag was never more than {highest} s");
+    ensure!(!guarded.server.log().contains(DROPPED), "the server dropped us");
+    ensure!(!guarded.pitrd.log().contains("source away"), "{}", guarded.pitrd.log());
+    // The control: a sidecar whose every task stands still is dropped by the same server.
+    guarded.again_with(|builder| builder)?;
+    await_flow(&mut guarded.pitrd)?;
+    guarded.pitrd.signal(Signal::STOP)?;
+    let log = || guarded.server.log().contains(DROPPED).then_some(());
+    let dropped = wait::until(&Deadline::seconds(60), "the server to drop it", || Ok(log()));
+    guarded.pitrd.signal(Signal::CONT)?;
+    dropped?;
+    drop(load);
+    guarded.pass(&format!("{syncs} slow fsyncs, lag up to {highest:.1} s"))
+}

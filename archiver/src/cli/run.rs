@@ -180,12 +180,18 @@ async fn begin(
         };
         match tried {
             Ok(begun) => return Ok(begun),
-            Err(error) if is_away(&error) => {
+            Err(error) if is_away(&error) || (patience.opened && is_refused(&error)) => {
                 patience.wait(&error, "not yet: waiting", stop).await;
             }
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// A store that has taken our log before and refuses now: keys that have expired are replaced while we
+/// run, and a pipeline that the local disk has ended meanwhile is built when they are.
+fn is_refused(error: &PipelineError) -> bool {
+    matches!(error, PipelineError::Archive(archive) if archive.class() == proto::store::Class::Config)
 }
 
 async fn try_begin(

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tests::archive::Archive;
+use tests::loop_disk::{FileSystem, LoopDisk};
 use tests::mongod::ReplicaSet;
 use tests::postgres::Cluster;
 use tests::process;
@@ -112,6 +113,27 @@ fn a_spool_that_may_not_be_written_to_any_more_is_waited_for_and_loses_nothing()
     await_flow(&mut guarded.pitrd)?;
     drop(load);
     guarded.pass(&format!("denied, told {told} times"))
+}
+
+#[test]
+fn a_disk_that_turns_read_only_is_waited_for_and_loses_nothing() -> Result<()> {
+    let disk = LoopDisk::new(FileSystem::Ext4, 128)?;
+    let archive = Archive::on_s3(Seaweed::shared()?, "read-only");
+    let mut guarded = Guarded::<Cluster>::with_spool(archive, &disk.path().join("spool"))?;
+    let load = guarded.server.load()?;
+    await_flow(&mut guarded.pitrd)?;
+    guarded.note()?;
+    disk.break_down()?;
+    let told = told(&mut guarded.pitrd, "Read-only file system")?;
+    ensure!(told <= 8, "told {told} times:\n{}", guarded.pitrd.log());
+    guarded.note()?;
+    guarded.pitrd.kill9()?;
+    disk.come_back()?;
+    // Who wrote last stood in the spool, and may be among what is lost.
+    guarded.again_with(|builder| builder.args(["--take-over"]))?;
+    await_flow(&mut guarded.pitrd)?;
+    drop(load);
+    guarded.pass(&format!("read-only, told {told} times"))
 }
 
 /// How many files a process may have open, and has.

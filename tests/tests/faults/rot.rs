@@ -99,6 +99,21 @@ fn flip(path: &std::path::Path) -> Result<()> {
     Ok(file.write_all_at(&byte, at)?)
 }
 
+/// Turns a bit over in each sealed file of a spool, once there are so many.
+fn flip_sealed(spool: &std::path::Path, count: usize) -> Result<usize> {
+    let sealed = || -> Result<Vec<PathBuf>> {
+        let paths = std::fs::read_dir(spool)?.map(|entry| Ok(entry?.path()));
+        let paths = paths.collect::<Result<Vec<_>>>()?;
+        let is_sealed = |path: &PathBuf| path.extension().is_some_and(|kind| kind == "sealed");
+        Ok(paths.into_iter().filter(is_sealed).collect())
+    };
+    let files = wait::until(&Deadline::seconds(60), "sealed files", || {
+        Ok(Some(sealed()?).filter(|files| files.len() >= count))
+    })?;
+    files.iter().try_for_each(|path| flip(path))?;
+    Ok(files.len())
+}
+
 /// While the store is away the spool alone holds the log, for as long as it takes.
 #[test]
 fn a_bit_that_flips_in_the_spool_of_a_running_sidecar_never_reaches_the_archive() -> Result<()> {
@@ -114,25 +129,34 @@ fn a_bit_that_flips_in_the_spool_of_a_running_sidecar_never_reaches_the_archive(
         guarded.note()?;
         front.set(Manner::Storm(100));
         guarded.server.fill_log(6)?;
-        let spool = guarded.spool.clone();
-        let sealed = move || -> Result<Vec<PathBuf>> {
-            let paths = std::fs::read_dir(&spool)?.map(|entry| Ok(entry?.path()));
-            let paths = paths.collect::<Result<Vec<_>>>()?;
-            let is_sealed = |path: &PathBuf| path.extension().is_some_and(|kind| kind == "sealed");
-            Ok(paths.into_iter().filter(is_sealed).collect())
-        };
-        // More than are on their way at once: a body that was read already is no use.
-        wait::until(&Deadline::seconds(60), "sealed files", || {
-            Ok((sealed()?.len() >= 6).then_some(()))
-        })?;
-        let mut files = sealed()?;
-        files.sort();
-        files.iter().try_for_each(|path| flip(path))?;
+        let files = flip_sealed(&guarded.spool, 6)?;
         front.set(Manner::Pass);
         guarded.pitrd.wait_for_log("is not what was written to it", &Deadline::seconds(120))?;
         await_flow(&mut guarded.pitrd)?;
         drop(load);
-        guarded.pass(&format!("{codec}: {} files flipped", files.len()))?;
+        guarded.pass(&format!("{codec}: {files} files flipped"))?;
     }
     Ok(())
+}
+
+/// What the disk did is mended by building the pipeline anew: which takes a store that lets us in.
+#[test]
+fn a_disk_that_fails_while_the_store_refuses_us_does_not_end_the_sidecar() -> Result<()> {
+    let seaweed = Seaweed::shared()?;
+    let front = S3Front::start(seaweed.port())?;
+    let archive = Archive::on_s3(seaweed, "refused").via(seaweed, front.port(), "refused");
+    let mut guarded = Guarded::<Cluster>::start(archive, |builder| builder)?;
+    let load = guarded.server.load()?;
+    await_flow(&mut guarded.pitrd)?;
+    guarded.note()?;
+    front.set(Manner::Refuse(403, "AccessDenied"));
+    guarded.server.fill_log(3)?;
+    flip_sealed(&guarded.spool, 3)?;
+    guarded.pitrd.wait_for_log("not yet: waiting", &Deadline::seconds(120))?;
+    guarded.note()?;
+    front.set(Manner::Pass);
+    await_flow(&mut guarded.pitrd)?;
+    drop(load);
+    let what = format!("{} requests refused", front.refused());
+    guarded.pass(&what)
 }

@@ -1,7 +1,8 @@
-//! A spool's disk that takes its time: an fsync of five seconds, one after the other.
+//! A spool's disk whose fsync takes its time, or tells of lost pages once and then never again.
 
 use anyhow::{Result, ensure};
 use tests::archive::Archive;
+use tests::loop_disk::{FileSystem, LoopDisk};
 use tests::postgres::Cluster;
 use tests::process::Signal;
 use tests::programs::PitrdBuilder;
@@ -56,4 +57,38 @@ fn an_fsync_that_takes_longer_than_wal_sender_timeout_keeps_the_stream() -> Resu
     dropped?;
     drop(load);
     guarded.pass(&format!("{syncs} slow fsyncs, lag up to {highest:.1} s"))
+}
+
+/// A real one: ext4 on a device that has less room than it says. The first fsync fails, and what was
+/// written is gone, whatever the next one says (fsyncgate).
+#[test]
+fn a_disk_that_loses_pages_and_says_so_once_is_not_believed_the_second_time() -> Result<()> {
+    let disk = LoopDisk::over_promised(FileSystem::Ext4, 320, 60)?;
+    let spool = disk.path().join("spool");
+    let archive = Archive::on_s3(Seaweed::shared()?, "over-promised");
+    let mut guarded = Guarded::<Cluster>::with_spool(archive, &spool)?;
+    guarded.again_with(|builder| builder.args(["--ack", "spool", "--compression", "none"]))?;
+    let load = guarded.server.load()?;
+    await_flow(&mut guarded.pitrd)?;
+    guarded.note()?;
+    // Takes what room there is below, for good.
+    let filler = disk.path().join("filler");
+    let noise: Vec<u8> = (0..64_u32 << 18).flat_map(|n| (n ^ 0x5A5A_5A5A).to_le_bytes()).collect();
+    std::fs::write(&filler, noise)?;
+    let full = std::fs::File::open(&filler)?.sync_all();
+    ensure!(full.is_err(), "there was room for everything");
+    guarded.server.fill_log(4)?;
+    guarded.pitrd.wait_for_log("Input/output error", &Deadline::seconds(120))?;
+    ensure!(guarded.pitrd.is_running(), "{}", guarded.pitrd.log());
+    guarded.note()?;
+    let slot = guarded.server.slot_restart("pitr")?;
+    guarded.pitrd.kill9()?;
+    disk.make_room(400)?;
+    disk.come_back()?;
+    std::fs::remove_file(&filler)?;
+    // Who wrote last stood in the spool, and may be among what is lost.
+    guarded.again_with(|builder| builder.args(["--take-over"]))?;
+    await_flow(&mut guarded.pitrd)?;
+    drop(load);
+    guarded.pass(&format!("the slot was at {slot:?} when it came back"))
 }

@@ -21,7 +21,7 @@ use crate::ring::ring;
 use crate::seal::IndexQueue;
 use crate::ship::health::Health;
 use crate::ship::resume;
-use crate::ship::{AckFrom, DurableWatch, ShipError, ShipStart, ShipTools, Shipper};
+use crate::ship::{AckFrom, AckPolicy, DurableWatch, ShipError, ShipStart, ShipTools, Shipper};
 use crate::source::postgres::capture::CaptureError;
 use crate::source::{CaptureStart, Source, mongodb};
 use crate::spool::held::{self, HeldError};
@@ -226,9 +226,9 @@ pub async fn start(
     let (events, inbox) = mpsc::unbounded_channel();
     let (index, index_task) =
         IndexQueue::start(source.indexer(opened), tools.clone(), ground.level.clone());
+    let ack = AckPolicy::new(settings.ack, state.slot.pressure());
     let start = ShipStart { stored: end.durable, chain, sealed: recovered.sealed };
-    let (shipper, durable) =
-        Shipper::new(tools, settings.ack, ground.level.clone(), index, inbox, start);
+    let (shipper, durable) = Shipper::new(tools, ack, ground.level.clone(), index, inbox, start);
     state.watch(durable.clone());
     let spool_setup = SpoolSetup {
         disk: ground.disk.clone(),

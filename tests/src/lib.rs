@@ -9,6 +9,7 @@ pub mod user;
 pub mod scratch;
 pub mod ports;
 pub mod process;
+pub mod small_disk;
 mod server;
 pub mod fetch;
 pub mod certificates;

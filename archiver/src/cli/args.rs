@@ -11,6 +11,7 @@ use proto::position::ByteCount;
 use proto::segment::Codec;
 
 use crate::ship::AckFrom;
+use crate::source::postgres::capture::OnSlotMax;
 
 /// The sidecar: streams a database's own log into an archive, second by second.
 #[derive(Debug, Parser)]
@@ -102,6 +103,14 @@ pub struct RunArgs {
     /// The replication slot; created if absent
     #[arg(long, value_name = "NAME", default_value = "pitr", env = "PITR_SLOT")]
     pub slot: String,
+    /// What the slot may hold back on the server [default: half of max_slot_wal_keep_size, else
+    /// 8GiB]
+    #[arg(long, value_name = "SIZE", value_parser = size, env = "PITR_SLOT_MAX")]
+    pub slot_max: Option<ByteCount>,
+    /// Beyond --slot-max, with the spool full: drop the slot, or keep it whatever becomes of the
+    /// server's disk
+    #[arg(long, value_enum, default_value = "release", env = "PITR_ON_SLOT_MAX")]
+    pub on_slot_max: OnSlotMax,
     /// Address of /metrics and /health
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9750", env = "PITR_LISTEN")]
     pub listen: String,

@@ -27,6 +27,8 @@ use crate::spool::SpoolLevel;
 
 /// The spool must hold a few segments, or it is full at once.
 const SPOOL_MIN: ByteCount = ByteCount(64 << 20);
+/// A slot always holds back what is on its way.
+const SLOT_MIN: ByteCount = ByteCount(16 << 20);
 /// What an empty spool must have room for at the start.
 const ROOM_MIN: usize = 1 << 20;
 
@@ -44,6 +46,10 @@ pub(super) async fn prepare(args: &RunArgs) -> Result<Setting, CliError> {
     if args.spool_max < SPOOL_MIN {
         let what = format!("--spool-max {} is less than {SPOOL_MIN}", args.spool_max);
         return Err(CliError::new(Code::Usage, what, "give the spool room for a few segments"));
+    }
+    if let Some(slot_max) = args.slot_max.filter(|size| *size < SLOT_MIN) {
+        let what = format!("--slot-max {slot_max} is less than {SLOT_MIN}");
+        return Err(CliError::new(Code::Usage, what, "give the slot room for a segment"));
     }
     let store = url::open(address, Access::ReadWrite)
         .await
@@ -96,7 +102,8 @@ async fn source(args: &RunArgs) -> Result<Arc<dyn Source>, CliError> {
         CliError::caused(Code::Usage, &error, "correct --slot")
     })?;
     let (synchronous, accept) = (args.synchronous, args.accept_timeline.map(Timeline));
-    Ok(Arc::new(Postgres { options, slot, synchronous, accept }))
+    let (slot_max, on_slot_max) = (args.slot_max, args.on_slot_max);
+    Ok(Arc::new(Postgres { options, slot, synchronous, accept, slot_max, on_slot_max }))
 }
 
 /// Said at each start: whoever restores one day must have been told before.
@@ -112,6 +119,7 @@ fn refuse_postgres_only(args: &RunArgs) -> Result<(), CliError> {
         ("--synchronous", args.synchronous),
         ("--accept-timeline", args.accept_timeline.is_some()),
         ("--from-standby", args.from_standby),
+        ("--slot-max", args.slot_max.is_some()),
     ];
     match given.iter().find(|(_, given)| *given) {
         None => Ok(()),

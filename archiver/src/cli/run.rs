@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use proto::cli::{ErrorCode, causes};
+use proto::segment::Engine;
 use proto::store::retry::Backoff;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -17,12 +18,12 @@ use super::prepare::{Setting, prepare};
 use super::writer::{self, Claim};
 use crate::base::keeper;
 use crate::pipeline::{self, Ground, Opened, PipelineError};
-use crate::ship::sweep;
+use crate::ship::{named, sweep};
 use crate::source::Beside;
 use crate::source::mongodb::capture::CaptureError;
 use crate::watch::repeat::Repeat;
 use crate::watch::state::{Phase, State};
-use crate::watch::{line, metrics, notify};
+use crate::watch::{forecast, line, metrics, notify};
 
 pub(super) async fn run(args: &RunArgs) -> Result<(), CliError> {
     let setting = prepare(args).await?;
@@ -60,8 +61,14 @@ async fn stream(
         // What stands beside one pipeline ends with it.
         let beside = stop.child_token();
         tokio::spawn(line::tell(state.clone(), beside.clone()));
+        let clock = setting.ground.clock.clone();
+        tokio::spawn(forecast::tend(state.clone(), clock.clone(), beside.clone()));
         let source = &setting.settings.source;
         let (store, segmenter) = (setting.ground.store.clone(), source.segmenter(&opened));
+        if opened.identity.engine == Engine::Postgresql {
+            let (durable, lineage) = (running.durable.clone(), opened.lineage);
+            tokio::spawn(named::tend(store.clone(), lineage, clock, durable, beside.clone()));
+        }
         tokio::spawn(sweep::tend(store, opened.lineage, segmenter, state.clone(), beside.clone()));
         if !args.no_base {
             let bases = source.bases(Beside {

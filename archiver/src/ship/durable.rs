@@ -2,8 +2,9 @@
 
 use proto::position::Position;
 
-/// A position up to which everything is durable where `--ack` says. Minted by the ship stage
-/// alone, after the store's (or the spool's fsync's) confirmation.
+/// A position up to which everything is durable where the state says: in the store; or in the spool
+/// with `--ack spool`, and while the slot is under pressure. Minted in `acks.rs` alone, after that
+/// one's confirmation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Durable(Position);
 

@@ -56,6 +56,9 @@ impl Told {
     }
 }
 
+/// One failed request is no outage.
+const LONG_AWAY: Duration = Duration::from_secs(5);
+
 /// Shared by everything that talks to the store.
 #[derive(Debug)]
 pub struct Health {
@@ -66,6 +69,8 @@ pub struct Health {
     bytes: AtomicU64,
     ambiguous: AtomicU64,
     told: Mutex<Told>,
+    /// Since when nothing but failures came.
+    since: Mutex<Option<Duration>>,
     last_error: Mutex<Option<String>>,
 }
 
@@ -79,6 +84,7 @@ impl Health {
             bytes: AtomicU64::new(0),
             ambiguous: AtomicU64::new(0),
             told: Mutex::default(),
+            since: Mutex::new(None),
             last_error: Mutex::new(None),
         }
     }
@@ -88,6 +94,7 @@ impl Health {
         metrics::counter!("pitr_store_errors_total", "class" => class_name(error)).increment(1);
         self.away.store(true, Ordering::Release);
         let now = self.clock.monotonic();
+        self.since.lock().expect("no holder panics").get_or_insert(now);
         let told = self.told.lock().expect("no holder panics").failed(now, error.class());
         if let Some(kept_back) = told {
             tracing::warn!(
@@ -105,6 +112,7 @@ impl Health {
         metrics::counter!("pitr_upload_bytes_total").increment(bytes);
         metrics::histogram!("pitr_upload_duration_seconds").record(took.as_secs_f64());
         if self.away.swap(false, Ordering::AcqRel) {
+            *self.since.lock().expect("no holder panics") = None;
             *self.last_error.lock().expect("no holder panics") = None;
             if self.told.lock().expect("no holder panics").back() {
                 tracing::info!("store back");
@@ -124,6 +132,12 @@ impl Health {
     /// Whether the last request failed.
     pub fn is_away(&self) -> bool {
         self.away.load(Ordering::Acquire)
+    }
+
+    /// Whether nothing but failures came for a while.
+    pub fn is_long_away(&self) -> bool {
+        let since = *self.since.lock().expect("no holder panics");
+        since.is_some_and(|since| self.clock.monotonic().saturating_sub(since) >= LONG_AWAY)
     }
 
     pub fn puts(&self) -> u64 {

@@ -3,6 +3,7 @@
 //! Enters: the open segment's frames and sealed files. Leaves: tails, segments, [`Durable`]s.
 
 pub mod health;
+pub mod named;
 pub mod order;
 pub mod resume;
 pub mod chained;
@@ -15,11 +16,14 @@ mod ahead_tests;
 #[cfg(test)]
 mod behind_tests;
 mod durable;
+mod acks;
+mod blocked;
 mod newest;
 mod error;
 mod lanes;
 mod put;
 
+pub use acks::AckPolicy;
 pub use durable::Durable;
 pub use error::ShipError;
 pub use shipper::{DurableWatch, ShipStart, Shipper};

@@ -16,12 +16,14 @@ use proto::segment::TailKind;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use super::acks::{AckPolicy, Acks};
+use super::blocked::{self, Blocker, Waiting};
 use super::lanes::{LANES_MAX, Lanes};
 use super::newest::Newest;
 use super::order::Order;
 use super::put::{put_exact, put_sealed};
 use super::tails::{Grown, ShipTools, TailChain};
-use super::{AckFrom, Durable, ShipError};
+use super::{Durable, ShipError};
 use crate::seal::IndexQueue;
 use crate::spool::{OpenState, SealedFile, SpoolEvent, SpoolLevel};
 
@@ -34,26 +36,23 @@ type TailDone = (TailChain, Result<(), ShipError>);
 /// What is durable, for the source, the base and the metrics.
 #[derive(Debug, Clone)]
 pub struct DurableWatch {
-    /// What may be acknowledged, by `--ack`.
+    /// What may be acknowledged, by `--ack` and the slot's pressure.
     pub acknowledged: watch::Receiver<Option<Durable>>,
     /// What the store holds without a hole.
     pub stored: watch::Receiver<Option<Position>>,
 }
 
-#[derive(Debug)]
-struct Publish {
-    acknowledged: watch::Sender<Option<Durable>>,
-    stored: watch::Sender<Option<Position>>,
-}
-
 pub struct Shipper {
     tools: ShipTools,
-    ack: AckFrom,
+    acks: Acks,
     lanes: Arc<Lanes>,
     level: Arc<SpoolLevel>,
     index: IndexQueue,
     inbox: mpsc::UnboundedReceiver<SpoolEvent>,
-    publish: Publish,
+    /// What must be done before what the spool said since is looked at.
+    blocker: Option<Blocker>,
+    waiting: Waiting,
+    published: watch::Sender<Option<Position>>,
     stored: Order,
     queue: VecDeque<SealedFile>,
     uploads: FuturesUnordered<BoxFuture<'static, Uploaded>>,
@@ -81,25 +80,26 @@ pub struct ShipStart {
 impl Shipper {
     pub fn new(
         tools: ShipTools,
-        ack: AckFrom,
+        ack: impl Into<AckPolicy>,
         level: Arc<SpoolLevel>,
         index: IndexQueue,
         inbox: mpsc::UnboundedReceiver<SpoolEvent>,
         start: ShipStart,
     ) -> (Self, DurableWatch) {
-        let durable = start.stored.map(Durable::confirmed);
-        let (acknowledged, acknowledged_watch) = watch::channel(durable);
-        let (stored, stored_watch) = watch::channel(start.stored);
-        let watch = DurableWatch { acknowledged: acknowledged_watch, stored: stored_watch };
+        let (acks, acknowledged) = Acks::new(ack.into(), start.stored);
+        let (published, stored) = watch::channel(start.stored);
+        let watch = DurableWatch { acknowledged, stored };
         let newest = Newest::since(tools.writer);
         let mut shipper = Self {
             tools,
-            ack,
+            acks,
             lanes: Arc::new(Lanes::new()),
             level,
             index,
             inbox,
-            publish: Publish { acknowledged, stored },
+            blocker: None,
+            waiting: Waiting::default(),
+            published,
             stored: Order::starting(start.stored),
             queue: VecDeque::new(),
             uploads: FuturesUnordered::new(),
@@ -112,6 +112,7 @@ impl Shipper {
             newest,
         };
         for sealed in start.sealed {
+            shipper.acks.spooled(end_of(&sealed));
             shipper.take_sealed(sealed);
         }
         (shipper, watch)
@@ -124,13 +125,14 @@ impl Shipper {
     pub async fn run(mut self) -> Result<(), ShipError> {
         let mut open = true;
         loop {
+            self.go_on();
             self.start_uploads();
             self.start_tail();
-            let idle = self.uploads.is_empty() && self.queue.is_empty() && self.tail.is_none();
+            let idle = self.is_idle();
             if !idle {
                 self.newest.ask(&self.tools);
             }
-            if !open && idle {
+            if !open && idle && self.blocker.is_none() {
                 return Ok(());
             }
             tokio::select! {
@@ -141,70 +143,87 @@ impl Shipper {
                     self.tail_done(chain, done)?;
                 }
                 answer = self.newest.answer() => answer?,
+                done = blocked::object(&mut self.blocker) => {
+                    self.blocker = None;
+                    done?;
+                }
+                () = self.acks.tend() => {}
                 event = self.inbox.recv(), if open => match event {
-                    Some(event) => self.take(event).await?,
+                    Some(event) => self.heard(event),
                     None => open = false,
                 },
             }
         }
     }
 
-    async fn take(&mut self, event: SpoolEvent) -> Result<(), ShipError> {
+    /// What is on disk counts at once where the spool's word counts, whatever the rest waits for.
+    fn heard(&mut self, event: SpoolEvent) {
+        match &event {
+            SpoolEvent::Flushed(state) => {
+                self.acks.spooled(Position::new(state.slot.name.epoch, state.end()));
+            }
+            SpoolEvent::Sealed(sealed) => self.acks.spooled(end_of(sealed)),
+            _ => {}
+        }
+        self.waiting.push(event);
+    }
+
+    /// Looks at what waits, up to the next thing that must be done first.
+    fn go_on(&mut self) {
+        loop {
+            if let Some(Blocker::Gap { from }) = self.blocker
+                && self.is_idle()
+            {
+                // What was on its way is up, so that its end stays true.
+                self.stored.skip_to(from);
+                self.announce();
+                self.blocker = None;
+            }
+            if self.blocker.is_some() {
+                return;
+            }
+            let Some(event) = self.waiting.pop() else { return };
+            self.take(event);
+        }
+    }
+
+    /// Nothing is on its way, and nothing is left to send.
+    fn is_idle(&self) -> bool {
+        let sent = self.queue.is_empty() && self.latest.is_none();
+        sent && self.uploads.is_empty() && self.tail.is_none()
+    }
+
+    fn take(&mut self, event: SpoolEvent) {
         match event {
             SpoolEvent::Flushed(state) => {
-                self.spooled(Position::new(state.slot.name.epoch, state.end()));
                 self.stored.begin(state.slot.name.epoch, state.slot.start);
                 self.latest = Some(state);
             }
             SpoolEvent::Sealed(sealed) => self.take_sealed(sealed),
             SpoolEvent::Idle(state) => self.idle = Some(state),
             SpoolEvent::Object { key, bytes } => {
-                put_exact(&*self.tools.store, &self.tools.health, &key, &bytes).await?;
+                let (store, health) = (self.tools.store.clone(), self.tools.health.clone());
+                let put = async move { put_exact(&*store, &health, &key, &bytes).await };
+                self.blocker = Some(Blocker::Object(Box::pin(put)));
             }
-            SpoolEvent::Skipped { from } => {
-                self.finish_before_gap().await?;
-                self.stored.skip_to(from);
-                self.announce();
-            }
+            SpoolEvent::Skipped { from } => self.blocker = Some(Blocker::Gap { from }),
         }
-        Ok(())
     }
 
     fn take_sealed(&mut self, sealed: SealedFile) {
         let (epoch, start) = (sealed.slot.name.epoch, sealed.slot.start);
-        let end = Offset(start.0 + sealed.footer.raw_len);
-        self.spooled(Position::new(epoch, end));
-        self.stored.sealed(epoch, start, end);
+        self.stored.sealed(epoch, start, end_of(&sealed).offset);
         if self.latest.as_ref().is_some_and(|latest| latest.slot == sealed.slot) {
             self.latest = None;
         }
         self.queue.push_back(sealed);
     }
 
-    /// The spool's fsync is a confirmation only where `--ack spool` says so.
-    fn spooled(&self, position: Position) {
-        if self.ack == AckFrom::Spool {
-            self.acknowledge(position);
-        }
-    }
-
-    fn acknowledge(&self, position: Position) {
-        self.publish.acknowledged.send_if_modified(|was| {
-            let later = was.is_none_or(|was| was.position() < position);
-            if later {
-                *was = Some(Durable::confirmed(position));
-            }
-            later
-        });
-    }
-
     fn announce(&mut self) {
         if let Some(position) = self.stored.durable() {
-            self.publish.stored.send_replace(Some(position));
-            self.acknowledge(position);
-            let end = |file: &SealedFile| Offset(file.slot.start.0 + file.footer.raw_len);
-            let reached =
-                |file: &mut SealedFile| Position::new(file.slot.name.epoch, end(file)) <= position;
+            self.published.send_replace(Some(position));
+            self.acks.stored(position);
+            let reached = |file: &mut SealedFile| end_of(file) <= position;
             for sealed in self.ahead.extract_if(.., reached) {
                 self.index.hand_on(sealed, &self.tools, &self.level);
             }
@@ -230,8 +249,7 @@ impl Shipper {
 
     fn uploaded(&mut self, sealed: SealedFile) {
         let (epoch, start) = (sealed.slot.name.epoch, sealed.slot.start);
-        let end = Offset(start.0 + sealed.footer.raw_len);
-        self.stored.confirm(epoch, start, end);
+        self.stored.confirm(epoch, start, end_of(&sealed).offset);
         metrics::counter!("pitr_segments_total").increment(1);
         self.ahead.push(sealed);
         self.announce();
@@ -271,21 +289,10 @@ impl Shipper {
         self.chain = Some(chain);
         Ok(())
     }
+}
 
-    /// A gap follows: what is on its way is brought up first, so that its end stays true.
-    async fn finish_before_gap(&mut self) -> Result<(), ShipError> {
-        loop {
-            self.start_uploads();
-            if let Some(tail) = self.tail.take() {
-                let (chain, done) = tail.await;
-                self.tail_done(chain, done)?;
-            } else if let Some(done) = self.uploads.next().await {
-                self.uploaded(done?);
-            } else if self.queue.is_empty() {
-                return Ok(());
-            }
-        }
-    }
+fn end_of(file: &SealedFile) -> Position {
+    Position::new(file.slot.name.epoch, Offset(file.slot.start.0 + file.footer.raw_len))
 }
 
 async fn in_flight(tail: &mut Option<BoxFuture<'static, TailDone>>) -> TailDone {

@@ -18,13 +18,23 @@ pub(super) async fn until_room(
     stop: &CancellationToken,
     keeper: &str,
 ) {
-    state.enter(Phase::Held);
     if let Some(full) = state.level.full() {
         tracing::warn!(
             why = %full,
             "held: the source is disconnected, and {keeper} keeps the log until there is room"
         );
     }
+    until_room_as(state, ring, stop, Phase::Held).await;
+}
+
+/// The same in this state, when it was told already.
+pub(super) async fn until_room_as(
+    state: &State,
+    ring: &RingSender,
+    stop: &CancellationToken,
+    phase: Phase,
+) {
+    state.enter(phase);
     while !stop.is_cancelled() {
         state.beat();
         pause(stop, LOOK_EVERY).await;

@@ -18,6 +18,8 @@ pub struct SpoolLevel {
     bytes: AtomicU64,
     max: AtomicU64,
     disk: Option<(Arc<dyn Disk>, PathBuf)>,
+    /// What the disk had left when it was last asked; all ones: it was not.
+    free: AtomicU64,
     /// Whether the disk itself has less left than the reserve, whoever took it.
     low: AtomicBool,
 }
@@ -45,7 +47,8 @@ impl fmt::Display for Full {
 impl SpoolLevel {
     pub const fn new(max: ByteCount) -> Self {
         let (bytes, max) = (AtomicU64::new(0), AtomicU64::new(max.0));
-        Self { bytes, max, disk: None, low: AtomicBool::new(false) }
+        let (free, low) = (AtomicU64::new(u64::MAX), AtomicBool::new(false));
+        Self { bytes, max, disk: None, free, low }
     }
 
     /// One that also watches the disk below `dir`.
@@ -86,10 +89,17 @@ impl SpoolLevel {
     pub fn look(&self) -> Option<ByteCount> {
         let (disk, dir) = self.disk.as_ref()?;
         let free = disk.free(dir).ok()?;
+        self.free.store(free, Ordering::Release);
         // Once held, more than the reserve must come free, or every frame would hold it anew.
         let limit = if self.low.load(Ordering::Acquire) { RESERVE * 5 / 4 } else { RESERVE };
         self.low.store(free < limit, Ordering::Release);
         Some(ByteCount(free))
+    }
+
+    /// What its disk had left for the spool when it was last asked.
+    pub fn disk_room(&self) -> Option<ByteCount> {
+        let free = self.free.load(Ordering::Acquire);
+        (free != u64::MAX).then(|| ByteCount(free.saturating_sub(RESERVE)))
     }
 
     /// Why the source is to be disconnected, if it is.

@@ -10,6 +10,7 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use metrics::gauge;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use proto::segment::Engine;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +32,7 @@ pub fn install() -> Option<PrometheusHandle> {
     describe();
     metrics::counter!("pitr_uploads_total").absolute(0);
     metrics::counter!("pitr_gaps_total").absolute(0);
+    metrics::counter!("pitr_slot_released_total").absolute(0);
     metrics::counter!("pitr_inexact_events_total").absolute(0);
     Some(handle)
 }
@@ -57,6 +59,24 @@ fn describe() {
     );
     describe_gauge!("pitr_spool_bytes", Unit::Bytes, "Bytes on the spool's disk");
     describe_gauge!("pitr_spool_limit_bytes", Unit::Bytes, "spool-max");
+    describe_gauge!(
+        "pitr_spool_full_seconds",
+        Unit::Seconds,
+        "Forecast: until the spool is full; +Inf while it does not fill"
+    );
+    describe_gauge!("pitr_slot_held_bytes", Unit::Bytes, "Log that the slot holds back");
+    describe_gauge!("pitr_slot_limit_bytes", Unit::Bytes, "slot-max");
+    describe_gauge!(
+        "pitr_slot_full_seconds",
+        Unit::Seconds,
+        "Forecast: until the slot reaches slot-max; +Inf while it does not come to that"
+    );
+    describe_gauge!(
+        "pitr_oplog_past_seconds",
+        Unit::Seconds,
+        "Forecast, MongoDB: until the oplog has run past us; +Inf while it does not come to that"
+    );
+    counter!("pitr_slot_released_total", "Slots dropped to protect the server's disk");
     describe_gauge!("pitr_archiver_state", "1 for the state the sidecar is in");
     describe_gauge!("pitr_store_away", "1 while the last request to the store failed");
     describe_gauge!(
@@ -100,6 +120,18 @@ pub fn refresh(state: Option<&State>) {
     gauge!("pitr_spool_bytes").set(state.level.bytes() as f64);
     gauge!("pitr_spool_limit_bytes").set(state.level.max() as f64);
     gauge!("pitr_store_away").set(if state.health.is_away() { 1.0 } else { 0.0 });
+    let slot = state.slot.figures();
+    if let Some((held, max)) = slot.held.zip(slot.max) {
+        gauge!("pitr_slot_held_bytes").set(held.0 as f64);
+        gauge!("pitr_slot_limit_bytes").set(max.0 as f64);
+    }
+    let left = state.left();
+    let seconds = |left: Option<Duration>| left.map_or(f64::INFINITY, |left| left.as_secs_f64());
+    gauge!("pitr_spool_full_seconds").set(seconds(left.spool_full));
+    match state.engine {
+        Engine::Postgresql => gauge!("pitr_slot_full_seconds").set(seconds(left.slot_max)),
+        Engine::Mongodb => gauge!("pitr_oplog_past_seconds").set(seconds(left.oplog_past)),
+    }
     let (base, failures) = state.base();
     if let Some(base) = base {
         gauge!("pitr_backup_last_success_timestamp_seconds").set(base.0 as f64 / 1e6);

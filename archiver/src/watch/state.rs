@@ -7,11 +7,14 @@ use std::sync::{Arc, Mutex};
 
 use proto::clock::Clock;
 use proto::mongodb::OplogTs;
-use proto::position::{Offset, Position};
+use proto::position::{ByteCount, Offset, Position};
 use proto::segment::Engine;
 use proto::timestamp::Timestamp;
 
+use super::forecast::{Left, Look};
 use super::lag::{LagProbe, NoCommits};
+use super::slot::Slot;
+use super::window::Window;
 use crate::ship::DurableWatch;
 use crate::ship::health::Health;
 use crate::spool::SpoolLevel;
@@ -23,8 +26,16 @@ pub enum Phase {
     Connecting,
     CatchingUp,
     Streaming,
+    /// The store does not answer: the log goes into the spool.
+    StoreAway,
+    /// The store is so far behind that what the spool holds is acknowledged.
+    SlotUnderPressure,
+    /// MongoDB: what comes next is soon removed from the oplog.
+    OplogWindowUnderPressure,
     /// The spool is full: disconnected, the slot alone holds the log.
     Held,
+    /// The slot was dropped: the server's disk comes first.
+    Released,
     /// Beside a standby, or behind another writer.
     Waiting,
     Fenced,
@@ -32,12 +43,16 @@ pub enum Phase {
 }
 
 impl Phase {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 12] = [
         Self::Starting,
         Self::Connecting,
         Self::CatchingUp,
         Self::Streaming,
+        Self::StoreAway,
+        Self::SlotUnderPressure,
+        Self::OplogWindowUnderPressure,
         Self::Held,
+        Self::Released,
         Self::Waiting,
         Self::Fenced,
         Self::Stopped,
@@ -49,7 +64,11 @@ impl Phase {
             Self::Connecting => "connecting",
             Self::CatchingUp => "catching-up",
             Self::Streaming => "streaming",
+            Self::StoreAway => "store-away",
+            Self::SlotUnderPressure => "slot-under-pressure",
+            Self::OplogWindowUnderPressure => "oplog-window-under-pressure",
             Self::Held => "held",
+            Self::Released => "released",
             Self::Waiting => "waiting",
             Self::Fenced => "fenced",
             Self::Stopped => "stopped",
@@ -71,6 +90,7 @@ struct Inner {
     durable: Option<DurableWatch>,
     base: Option<Timestamp>,
     base_failures: u64,
+    left: Left,
 }
 
 /// What everybody may look at.
@@ -80,6 +100,8 @@ pub struct State {
     pub lag: Arc<LagProbe>,
     pub health: Arc<Health>,
     pub level: Arc<SpoolLevel>,
+    pub slot: Slot,
+    pub window: Window,
     beats: AtomicU64,
     awaited: AtomicU64,
     inner: Mutex<Inner>,
@@ -104,10 +126,12 @@ impl State {
             durable: None,
             base: None,
             base_failures: 0,
+            left: Left::default(),
         };
         let (beats, awaited) = (AtomicU64::new(0), AtomicU64::new(0));
         let (inner, entries) = (Mutex::new(inner), Mutex::default());
-        Self { engine, lag, health, level, beats, awaited, inner, entries }
+        let (slot, window) = (Slot::default(), Window::default());
+        Self { engine, lag, health, level, slot, window, beats, awaited, inner, entries }
     }
 
     /// Of a sidecar that streams nothing yet.
@@ -146,6 +170,17 @@ impl State {
         if was != phase {
             tracing::info!(state = %phase, was = %was, "state");
         }
+    }
+
+    /// It streams, `behind` by more than a little: the state is what matters most of that.
+    pub fn streams(&self, behind: bool) {
+        self.enter(match () {
+            () if self.slot.is_pressed() => Phase::SlotUnderPressure,
+            () if self.window.is_pressed() => Phase::OplogWindowUnderPressure,
+            () if self.health.is_long_away() => Phase::StoreAway,
+            () if behind => Phase::CatchingUp,
+            () => Phase::Streaming,
+        });
     }
 
     pub fn phase(&self) -> Phase {
@@ -202,6 +237,34 @@ impl State {
     pub fn positions(&self) -> (Option<Position>, Option<Position>) {
         let inner = self.lock();
         (inner.received, inner.server_end)
+    }
+
+    /// The figures that a forecast is made of.
+    pub fn look(&self) -> Look {
+        let slot = self.slot.figures();
+        let held = match self.phase() {
+            Phase::Held | Phase::Released => true,
+            Phase::OplogWindowUnderPressure => self.level.is_full(),
+            _ => false,
+        };
+        Look {
+            spool: ByteCount(self.level.bytes()),
+            spool_max: ByteCount(self.level.max()),
+            disk_room: self.level.disk_room(),
+            slot: slot.held.zip(slot.max).filter(|_| !slot.released),
+            end: slot.end.map(|end| end.0),
+            held,
+            window: self.window.seconds(),
+        }
+    }
+
+    pub fn forecast(&self, left: Left) {
+        self.lock().left = left;
+    }
+
+    /// The newest forecast.
+    pub fn left(&self) -> Left {
+        self.lock().left
     }
 
     pub fn based(&self, finished: Timestamp) {

@@ -46,6 +46,9 @@ pub enum Event {
     Base { id: String },
     /// A range is durable in the sidecar's spool only (`--ack spool`, or slot under pressure).
     Spooled { from: Position, to: Position },
+    /// PostgreSQL: the slot was dropped to protect the server's disk; what was received ends at `at`.
+    /// A gap follows if the server has removed log by the time a new slot is made.
+    SlotReleased { at: Position, reason: String },
     /// The source runs another version than it did. MongoDB: also its feature compatibility version.
     Server {
         /// (An entry's own `version` is that of its format.)

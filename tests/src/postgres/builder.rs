@@ -46,6 +46,7 @@ pub struct Builder {
     tablespaces: Vec<String>,
     environment: Vec<(String, String)>,
     faketime: bool,
+    wal_disk: Option<u32>,
 }
 
 impl Builder {
@@ -61,6 +62,7 @@ impl Builder {
             tablespaces: Vec::new(),
             environment: Vec::new(),
             faketime: false,
+            wal_disk: None,
         }
     }
 
@@ -71,6 +73,12 @@ impl Builder {
     }
 
     /// Data checksums, whatever the version's default.
+    /// pg_wal on a disk of this size, MiB, that goes when the server stops.
+    pub fn wal_disk_mb(mut self, mebibytes: u32) -> Self {
+        self.wal_disk = Some(mebibytes);
+        self
+    }
+
     pub fn checksums(mut self, on: bool) -> Self {
         self.checksums = Some(on);
         self
@@ -171,6 +179,7 @@ impl Builder {
             environment,
             authority: None,
             tablespaces: BTreeMap::new(),
+            wal_disk: self.wal_disk,
             server: Server::new("PostgreSQL", folder.path()),
             port: Port::take()?,
             folder,

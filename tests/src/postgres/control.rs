@@ -5,6 +5,7 @@ use rustix::process::Pid;
 
 use super::Cluster;
 use crate::process::{self, Death, Signal};
+use crate::small_disk;
 use crate::user;
 use crate::wait::Deadline;
 
@@ -53,6 +54,10 @@ impl Cluster {
         for (name, value) in settings {
             command.args(["-c", &format!("{name}={value}")]);
         }
+        let command = match self.wal_disk {
+            Some(mebibytes) => small_disk::under(&command, &self.wal_dir(), mebibytes),
+            None => command,
+        };
         self.server.launch(command)
     }
 

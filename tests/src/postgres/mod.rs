@@ -40,6 +40,8 @@ pub struct Cluster {
     environment: Vec<(String, String)>,
     authority: Option<Authority>,
     tablespaces: BTreeMap<String, PathBuf>,
+    /// The size of a disk of its own for pg_wal, MiB.
+    wal_disk: Option<u32>,
     server: Server,
     port: Port,
     // Last: the folder goes after everything in it.

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use proto::archive::ledger::Event;
+use tests::gate::Gate;
 use tests::postgres::Cluster;
 use tests::scope;
 use tests::wait::Deadline;
@@ -38,6 +39,10 @@ fn lose(version: u32, loss: Loss) -> Result<()> {
     let mut protected = Protected::start(builder, Place::Folder, &["--flush", "100ms"])?;
     protected.await_base()?;
     protected.cluster.add_rows(100)?;
+    let mut gate = Gate::new();
+    gate.note(&protected.cluster)?;
+    // The last moment before a gap is not the gap's beginning, which is a record's that is lost.
+    protected.cluster.add_rows(1)?;
     let before = protected.await_everything()?;
     protected.pitrd.kill9()?;
     if loss == Loss::SlotDropped {
@@ -45,6 +50,8 @@ fn lose(version: u32, loss: Loss) -> Result<()> {
             Ok(protected.cluster.sql("SELECT pg_drop_replication_slot('pitr')").ok())
         })?;
     }
+    protected.cluster.add_rows(10)?;
+    gate.note_lost(&protected.cluster)?;
     for _ in 0..3 {
         protected.cluster.fill_log(8)?;
         protected.cluster.sql("CHECKPOINT")?;
@@ -81,9 +88,8 @@ fn lose(version: u32, loss: Loss) -> Result<()> {
     ensure!(log.gaps().len() == 1, "{:?}", log.gaps());
     let found = log.assert_unbroken()?;
     log.assert_equals_files(&protected.cluster.wal_dir())?;
-    let moment = protected.cluster.record("postgres")?;
+    gate.note(&protected.cluster)?;
     protected.await_everything()?;
     println!("PostgreSQL {version} {loss:?}: gap {from:?} to {to:?} ({reason}); {found}");
-    let restored = protected.restore("latest", &["--latest"])?;
-    protected.assert_restored(&restored, &moment)
+    gate.pass(&protected.cluster, &archive).map(drop)
 }

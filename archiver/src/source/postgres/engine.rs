@@ -7,11 +7,11 @@ use async_trait::async_trait;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use proto::archive::{ArchiveError, ends};
-use proto::position::Position;
+use proto::position::{ByteCount, Position};
 use proto::postgres::lsn::Timeline;
 use proto::store::Store;
 
-use super::capture::{Capture, CaptureError, CaptureSetup, check_lineage};
+use super::capture::{Capture, CaptureError, CaptureSetup, OnSlotMax, check_lineage};
 use super::commits::WalCommits;
 use super::indexer::WalIndexer;
 use super::{Class, ConnectOptions, Error, Session, SlotName, SqlSession, begin, end};
@@ -33,6 +33,9 @@ pub struct Postgres {
     pub synchronous: bool,
     /// `--accept-timeline N`.
     pub accept: Option<Timeline>,
+    /// `--slot-max`, if it is given.
+    pub slot_max: Option<ByteCount>,
+    pub on_slot_max: OnSlotMax,
 }
 
 #[async_trait]
@@ -118,6 +121,8 @@ impl Source for Postgres {
             state: start.state,
             accept: self.accept,
             synchronous: self.synchronous,
+            slot_max: self.slot_max,
+            on_slot_max: self.on_slot_max,
             base_wanted: start.base_wanted,
         };
         let acknowledged = start.durable.acknowledged;

@@ -6,6 +6,7 @@
 
 pub(super) mod mongodb;
 pub(super) mod postgres;
+mod slot;
 
 use std::fmt::Display;
 use std::time::Duration;

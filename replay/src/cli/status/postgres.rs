@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::slot::Slot;
 use super::{Found, limit, told};
 use crate::catalog::{Base, Catalog, Gap, LogEnd, LogPath, LogRange, Stored, Window};
 use crate::cli::args::StatusArgs;
@@ -16,13 +17,9 @@ use proto::timestamp::Timestamp;
 /// Segments that `pitrd` brings up at once: so many may be missing before newer ones.
 const SIDE_BY_SIDE: u64 = 4;
 
-pub(in crate::cli) type Status = super::Status<Place, Lsns, ShownBase, Nothing>;
+pub(in crate::cli) type Status = super::Status<Place, Lsns, ShownBase, Slot>;
 pub(in crate::cli) type ShownWindow = super::ShownWindow<Lsns>;
 pub(in crate::cli) type ShownGap = super::ShownGap<Place>;
-
-/// There is nothing more to be said.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(in crate::cli) struct Nothing {}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(in crate::cli) struct Place {
@@ -77,7 +74,9 @@ pub(in crate::cli) async fn collect(catalog: &Catalog, now: Timestamp) -> Result
         bases: catalog.bases.iter().map(ShownBase::of).collect(),
         tail_objects: tail_objects(catalog, path.timeline()),
     };
-    Ok(Status::of(&catalog.about(), Nothing {}, found, now))
+    let at = found.end.map(|end| end.lsn.at(end.timeline));
+    let slot = Slot::of(&catalog.ledger, at);
+    Ok(Status::of(&catalog.about(), slot, found, now))
 }
 
 /// The range that the log ends with, and whether there is more behind a hole that is about to close:
@@ -158,6 +157,7 @@ pub(in crate::cli) fn text(status: &Status, terminal: bool) -> String {
         ShownWindow::span,
         |base| base.bytes,
     );
+    lines.extend(status.more.lines());
     lines.extend(status.damaged_lines());
     let mut text = lines.join("\n") + "\n";
     if !status.gaps.is_empty() {

@@ -9,11 +9,12 @@ use tokio::time::Instant;
 
 use super::ahead::Ahead;
 use super::packer::PackError;
+use super::window::WINDOW_EVERY;
 use super::{BEHIND_A_GAP, Capture, CaptureError, Cursor, Loss, Next};
 use crate::ring::Item;
 use crate::source::mongodb::set::identity;
 use crate::source::mongodb::tail::{Batch, From};
-use crate::source::mongodb::{Error, Hello, Member, ReplicaSet, start};
+use crate::source::mongodb::{Error, Hello, Member, ReplicaSet};
 use crate::watch::state::Phase;
 
 /// A ring that stays full for so long is a disk that stands still: the source is held.
@@ -26,10 +27,6 @@ const NOOPS_EVERY: Duration = Duration::from_secs(60);
 const QUIET: Duration = Duration::from_secs(2);
 /// Further behind than this, and the state says so.
 const CATCHING_UP_SECONDS: u32 = 5;
-/// How often a member is asked how far back its oplog goes.
-const WINDOW_EVERY: Duration = Duration::from_secs(10);
-/// While catching up with less than this in front of what the member removes, log may be lost.
-const WINDOW_LOW_SECONDS: u32 = 600;
 /// What clocks and commits of the set may lag behind each other.
 const MARGIN_MS: u32 = 2_000;
 
@@ -251,7 +248,7 @@ impl Capture {
         self.tell(&hello);
         if now >= pulse.windowed + WINDOW_EVERY {
             pulse.windowed = now;
-            self.watch_window(member).await;
+            self.look_at_window(member, hello.majority.ts).await;
         }
         if self.is_of_events() {
             self.note(pulse, now)?;
@@ -278,30 +275,7 @@ impl Capture {
         state.received(self.position(), self.position());
         let seen = self.packer.reached().map_or(0, |reached| reached.at.ts.seconds());
         let behind = hello.majority.ts.seconds().saturating_sub(seen);
-        let phase = if behind > CATCHING_UP_SECONDS { Phase::CatchingUp } else { Phase::Streaming };
-        state.enter(phase);
-    }
-
-    /// Nothing holds an oplog for us: how long the member keeps what comes next is the time that a
-    /// sidecar may be away.
-    async fn watch_window(&mut self, member: &Member) {
-        let Some(last) = self.packer.last().filter(|_| !self.is_of_events()) else { return };
-        // Only looked at: the stream itself finds out when something is gone.
-        let Ok(oldest) = start::oldest(member).await else { return };
-        let window = last.at.ts.seconds().saturating_sub(oldest.ts.seconds());
-        metrics::gauge!("pitr_oplog_window_seconds").set(f64::from(window));
-        let behind = self.setup.state.phase() == Phase::CatchingUp;
-        if behind
-            && window < WINDOW_LOW_SECONDS
-            && let Some(kept_back) = self.repeat.tell("window".to_owned())
-        {
-            tracing::error!(
-                member = member.name(),
-                window_seconds = window,
-                kept_back,
-                "OPLOG WINDOW UNDER PRESSURE: catching up, and what comes next is soon removed from the oplog; make the oplog larger (replSetResizeOplog)"
-            );
-        }
+        state.streams(behind > CATCHING_UP_SECONDS);
     }
 
     /// Everything that the set had committed at some time of its own clock has been handed on. The

@@ -11,6 +11,7 @@ mod follow;
 mod gap;
 #[cfg(test)]
 mod packer_tests;
+mod window;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -273,9 +274,5 @@ impl Capture {
 
     async fn pause(&self, wait: Duration) {
         held::pause(&self.stop, wait).await;
-    }
-
-    async fn wait_for_room(&self) {
-        held::until_room(&self.setup.state, &self.ring, &self.stop, "only its oplog").await;
     }
 }

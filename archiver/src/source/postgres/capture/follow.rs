@@ -28,6 +28,7 @@ impl Capture {
             self.check_branch(session, found.timeline).await?;
         }
         ensure_slot(&self.setup.slot, session).await?;
+        self.learn_limit(session).await;
         if self.timeline > Timeline(1) {
             // The same number with another history is another cluster's timeline: the ship stage
             // compares the bytes.
@@ -214,9 +215,17 @@ pub async fn slot_position(
     session: &mut Session,
 ) -> Result<Found, Error> {
     let created = ensure_slot(slot, session).await?;
+    Ok(Found { restart: read_slot(options, slot, session).await?, created })
+}
+
+/// Where the slot holds the log from; `None` as in [`Found::restart`], and when there is no slot.
+pub(super) async fn read_slot(
+    options: &ConnectOptions,
+    slot: &SlotName,
+    session: &mut Session,
+) -> Result<Option<Lsn>, Error> {
     if session.server().version >= VERSION_OPTION_LIST {
-        let found = session.read_slot(slot).await?;
-        return Ok(Found { restart: found.and_then(|slot| slot.restart), created });
+        return Ok(session.read_slot(slot).await?.and_then(|slot| slot.restart));
     }
     let found = match SqlSession::connect(options).await {
         Ok(mut sql) => {
@@ -228,13 +237,15 @@ pub async fn slot_position(
         Err(error) if matches!(error.class(), Class::Config | Class::Permission) => None,
         Err(error) => return Err(error),
     };
-    Ok(Found { restart: found.and_then(|slot| slot.restart), created })
+    Ok(found.and_then(|slot| slot.restart))
 }
 
 /// Adds to the ledger beside the stream, waiting for a store that is away: nothing that restores
-/// depends on it, since a hole shows in the segments themselves.
+/// depends on it, since a hole shows in the segments themselves. Behind a gap a base is wanted: once
+/// the ledger tells of it, or whoever looks would find none due.
 pub(super) fn record(setup: &CaptureSetup, event: Event) {
     let (store, lineage, clock) = (setup.store.clone(), setup.lineage, setup.clock.clone());
+    let base_wanted = setup.base_wanted.clone();
     tokio::spawn(async move {
         let mut backoff = proto::store::retry::Backoff::new();
         while let Err(error) = ledger::append(&*store, lineage, clock.wall(), event.clone()).await {
@@ -247,6 +258,9 @@ pub(super) fn record(setup: &CaptureSetup, event: Event) {
                     return;
                 }
             }
+        }
+        if matches!(event, Event::Gap { .. }) {
+            base_wanted.notify_one();
         }
     });
 }

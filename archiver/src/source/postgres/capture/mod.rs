@@ -6,6 +6,7 @@
 
 mod belongs;
 mod follow;
+mod guard;
 mod same_bytes;
 mod sink;
 mod synchronous;
@@ -34,6 +35,7 @@ use crate::watch::repeat::Repeat;
 use crate::watch::state::{Phase, State};
 pub use belongs::{Belongs, check_lineage};
 pub use follow::{Found, slot_position};
+pub use guard::OnSlotMax;
 use sink::RingSink;
 
 /// How far a promotion may lie below what is durable (DESIGN §5.7).
@@ -100,6 +102,9 @@ pub struct CaptureSetup {
     /// `--accept-timeline N`.
     pub accept: Option<Timeline>,
     pub synchronous: bool,
+    /// `--slot-max`, if it is given.
+    pub slot_max: Option<ByteCount>,
+    pub on_slot_max: OnSlotMax,
     /// Told when the log has a gap: a new base is needed.
     pub base_wanted: Arc<tokio::sync::Notify>,
 }
@@ -115,6 +120,8 @@ pub struct Capture {
     /// What asynchronous commits may lag behind (DESIGN §5.9).
     margin: Duration,
     repeat: Repeat,
+    /// Why there is no slot: what is lost since has this reason.
+    released: Option<String>,
 }
 
 impl Capture {
@@ -136,6 +143,7 @@ impl Capture {
             received: from.offset.into(),
             margin: Duration::from_secs(2),
             repeat,
+            released: None,
         }
     }
 
@@ -216,6 +224,10 @@ impl Capture {
             RingSink::new(&self.ring, &self.setup, self.timeline, self.received, self.margin);
         let outcome =
             drive::run(stream, &mut sink, acknowledged, self.stop.clone(), Drive::default()).await;
+        if sink.received() > self.received {
+            // The log went on without a gap: nothing is lost that would need a reason.
+            self.released = None;
+        }
         self.received = sink.received();
         // What arrived is made durable whatever the next connection brings.
         self.ring.push(Item::Flush)?;
@@ -299,6 +311,10 @@ impl Capture {
             return Err(CaptureError::Archived { held: self.received });
         }
         let reason = format!("the server no longer has the log: {error}");
+        let reason = match self.released.take() {
+            Some(released) => format!("{released}; {reason}"),
+            None => reason,
+        };
         tracing::error!(from = %self.received, to = %from, %reason, "GAP: a stretch of log is lost");
         metrics::counter!("pitr_gaps_total").increment(1);
         let (done, skipped) = oneshot::channel();
@@ -314,7 +330,6 @@ impl Capture {
         };
         follow::record(&self.setup, event);
         self.received = from;
-        self.setup.base_wanted.notify_one();
         Ok(Streamed::Next(Next::Again))
     }
 
@@ -343,10 +358,6 @@ impl Capture {
 
     async fn pause(&self, wait: Duration) {
         held::pause(&self.stop, wait).await;
-    }
-
-    async fn wait_for_room(&self) {
-        held::until_room(&self.setup.state, &self.ring, &self.stop, "its slot").await;
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use proto::position::Offset;
+use proto::position::{Offset, Position};
 use proto::postgres::lsn::{Lsn, Timeline};
 use proto::segment::Watermark;
 use proto::timestamp::Timestamp;
@@ -12,7 +12,6 @@ use super::CaptureSetup;
 use crate::ring::{Item, RingSender};
 use crate::source::postgres::drive::{Push, Sink};
 use crate::source::postgres::stream::StreamEvent;
-use crate::watch::state::Phase;
 
 /// A ring that stays full for so long is a disk that stands still: the source is held.
 const ROOM_WAIT_MAX: Duration = Duration::from_secs(3);
@@ -25,6 +24,8 @@ pub(super) struct RingSink<'a> {
     ring: &'a RingSender,
     setup: &'a CaptureSetup,
     timeline: Timeline,
+    /// Where this stream began.
+    first: Offset,
     received: Lsn,
     margin_ms: u32,
     marked: Option<Instant>,
@@ -39,7 +40,8 @@ impl<'a> RingSink<'a> {
         margin: Duration,
     ) -> Self {
         let margin_ms = u32::try_from(margin.as_millis()).unwrap_or(u32::MAX);
-        Self { ring, setup, timeline, received, margin_ms, marked: None }
+        let first = received.into();
+        Self { ring, setup, timeline, first, received, margin_ms, marked: None }
     }
 
     /// The end of what the ring holds; bytes sent again after a reconnect do not count.
@@ -67,8 +69,11 @@ impl<'a> RingSink<'a> {
         state.beat();
         state.lag.heard(clock);
         state.received(self.received.at(self.timeline), wal_end.at(self.timeline));
-        let behind = wal_end.since(self.received).0;
-        state.enter(if behind > CATCHING_UP { Phase::CatchingUp } else { Phase::Streaming });
+        // Nothing is in the store yet: the slot begins where we did.
+        let (stored, acknowledged) = (state.stored(), state.acknowledged());
+        let place = |known: Option<Position>| known.map_or(self.first, |known| known.offset);
+        state.slot.measure(wal_end.into(), place(stored), place(acknowledged));
+        state.streams(wal_end.since(self.received).0 > CATCHING_UP);
     }
 }
 

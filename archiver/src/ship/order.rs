@@ -60,6 +60,15 @@ impl Order {
         self.advance();
     }
 
+    /// The segment at `start` is left at a branch, and what the store has of it is all that it gets:
+    /// what of the rest counts comes again with the epoch that follows.
+    pub fn branched(&mut self, epoch: Epoch, start: Offset) {
+        if let Some(piece) = self.find(epoch, start) {
+            piece.done = true;
+        }
+        self.advance();
+    }
+
     /// Nothing before `from` will come: what is behind it counts as durable from there on.
     pub fn skip_to(&mut self, from: Position) {
         self.pieces.clear();
@@ -109,6 +118,18 @@ mod tests {
         assert_eq!(order.durable(), Some(Position::new(E, Offset(4))));
         order.confirm(E, Offset(0), Offset(10));
         assert_eq!(order.durable(), Some(Position::new(E, Offset(30))));
+    }
+
+    #[test]
+    fn what_a_branch_leaves_holds_nothing_up_and_does_not_count() {
+        let mut order = Order::default();
+        order.sealed(E, Offset(0), Offset(10));
+        order.confirm(E, Offset(0), Offset(7));
+        order.branched(E, Offset(0));
+        assert_eq!(order.durable(), Some(Position::new(E, Offset(7))));
+        order.begin(Epoch(2), Offset(0));
+        order.confirm(Epoch(2), Offset(0), Offset(3));
+        assert_eq!(order.durable(), Some(Position::new(Epoch(2), Offset(3))));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use proto::archive::chain::Chain;
 use proto::archive::layout::{Lineage, SegmentName};
 use proto::archive::ledger::{self, Event};
 use proto::clock::Clock;
-use proto::position::Position;
+use proto::position::{Offset, Position};
 use proto::segment::{Engine, SegmentHead, TailKind};
 use proto::store::Store;
 
@@ -77,7 +77,8 @@ pub async fn fence(
             Grown::Adopted => {}
             Grown::Ahead => {
                 chain.follow(tools, &mut end.store.raw).await?;
-                end.durable = Some(Position::new(end.store.epoch, chain.end()));
+                let held = Offset(end.store.start.0 + end.store.raw.len() as u64);
+                end.durable = Some(Position::new(end.store.epoch, held));
             }
         }
     }
@@ -87,7 +88,7 @@ pub async fn fence(
 mod tests {
     use proto::archive::chain;
     use proto::archive::identity::PostgresIdentity;
-    use proto::position::{Epoch, Offset};
+    use proto::position::Epoch;
     use proto::postgres::lsn::{SegmentId, SegmentSize, Timeline};
     use proto::segment::{Codec, Frame, Hash, TailHeader};
     use proto::store::Body;
@@ -166,6 +167,22 @@ mod tests {
         let fenced = fence(&tools(store.clone(), 1), Engine::Postgresql, &mut end).await;
         assert_eq!(fenced.expect("ours").expect("a chain").raw_len(), 100);
         assert_eq!(end.store.raw, [1; 100]);
+    }
+
+    #[tokio::test]
+    async fn tails_behind_those_that_were_seen_are_followed_within_a_segment_that_was_left() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = archive(folder.path()).await;
+        let mut end = find_end(&*store, LINEAGE, &identity()).await.expect("an end");
+        // Sealed unfilled with so much; its tails are not listed yet.
+        end.store.raw = vec![1; 120];
+        for (seq, from, ones) in [(0, 0, 100), (1, 100, 50)] {
+            let body = Body::from(tail(seq, from, ones));
+            store.put(&LINEAGE.tail(&first().name(SIZE), seq), &body).await.expect("put");
+        }
+        let fenced = fence(&tools(store, 2), Engine::Postgresql, &mut end).await;
+        assert_eq!(fenced.expect("fenced").expect("a chain").raw_len(), 150);
+        assert_eq!(end.store.raw, [1; 150]);
     }
 
     #[tokio::test]

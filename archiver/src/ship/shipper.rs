@@ -30,7 +30,8 @@ use crate::spool::{OpenState, SealedFile, SpoolEvent, SpoolLevel};
 /// While the source is idle, one watermark object in this time.
 pub const WATERMARK_EVERY: Duration = Duration::from_secs(60);
 
-type Uploaded = Result<SealedFile, ShipError>;
+/// A segment, and how many of its raw bytes the store holds.
+type Uploaded = Result<(SealedFile, u64), ShipError>;
 type TailDone = (TailChain, Result<(), ShipError>);
 
 /// What is durable, for the source, the base and the metrics.
@@ -241,15 +242,18 @@ impl Shipper {
                 } else {
                     tools.lineage.sealed(&sealed.slot.name)
                 };
-                put_sealed(&tools, &lanes, &key, &sealed).await?;
-                Ok(sealed)
+                let held = put_sealed(&tools, &lanes, &key, &sealed).await?;
+                Ok((sealed, held))
             }));
         }
     }
 
-    fn uploaded(&mut self, sealed: SealedFile) {
+    fn uploaded(&mut self, (sealed, held): (SealedFile, u64)) {
         let (epoch, start) = (sealed.slot.name.epoch, sealed.slot.start);
-        self.stored.confirm(epoch, start, end_of(&sealed).offset);
+        self.stored.confirm(epoch, start, Offset(start.0 + held));
+        if sealed.footer.partial {
+            self.stored.branched(epoch, start);
+        }
         metrics::counter!("pitr_segments_total").increment(1);
         self.ahead.push(sealed);
         self.announce();

@@ -252,14 +252,17 @@ impl TailChain {
     }
 
     /// Continues the chain with the older writer's tail that stands at its end, before the source
-    /// is asked for anything: `raw` is what the chain holds, and grows with it.
+    /// is asked for anything: `raw` is what the store holds, and grows with it.
     pub async fn follow(&mut self, tools: &ShipTools, raw: &mut Vec<u8>) -> Result<(), ShipError> {
         let key = tools.lineage.tail(&self.segment, self.next);
         let found = get(&*tools.store, &tools.health, &key, Range::All).await?;
         let (theirs, piece) = read_tail(&found)
             .map_err(|e| ShipError::Foreign { key: key.clone(), detail: e.to_string() })?;
-        raw.extend(piece);
-        let ours = Hash::of(raw);
+        let from = usize::try_from(self.raw_len).expect("a segment fits in memory");
+        // A segment that was sealed unfilled may hold more than its tails.
+        let known = raw.len().saturating_sub(from).min(piece.len());
+        raw.extend(&piece[known..]);
+        let ours = Hash::of(&raw[..from + piece.len()]);
         if theirs.before != self.hash || theirs.after != ours {
             return Err(ShipError::Conflict { key, ours, found: theirs.after });
         }

@@ -1,15 +1,18 @@
 //! The archive as a stranger reads it: by names, starts and hashes alone.
 
 use proto::archive::chain;
-use proto::archive::layout::Lineage;
+use proto::archive::layout::{Lineage, OPLOG_EPOCH, mongodb_segment_of};
+use proto::mongodb::Documents;
 use proto::position::{Offset, Position};
-use proto::segment::{Footer, Hash, read_sealed};
+use proto::segment::{Engine, Footer, Hash, read_sealed};
 use proto::store::{Range, Store, list_all};
 
 use super::database::Database;
-use super::opened;
+use super::followed::first_of;
 use super::written::Written;
+use crate::ship::chained;
 use crate::source::postgres::end::find_end;
+use crate::spool::OplogSegments;
 
 /// One sealed segment.
 struct Sealed {
@@ -37,8 +40,14 @@ pub(super) async fn archived(store: &dyn Store, database: &Database) -> Vec<u8> 
             raw.extend(piece);
         }
     }
-    let opened = opened();
-    let end = find_end(store, opened.lineage, opened.postgres()).await.expect("an end");
+    let opened = database.opened();
+    let end = match database.engine {
+        Engine::Postgresql => find_end(store, opened.lineage, opened.postgres()).await,
+        Engine::Mongodb => {
+            chained::find_end(store, opened.lineage, OPLOG_EPOCH, &OplogSegments).await
+        }
+    };
+    let end = end.expect("an end");
     assert_eq!(end.store.epoch, database.epoch());
     assert_eq!(end.store.start, Offset(log.begin + raw.len() as u64));
     if let Some(slot) = &end.store.slot {
@@ -56,6 +65,13 @@ async fn sealed(store: &dyn Store) -> Vec<Sealed> {
     for object in list_all(store, &Lineage(1).log()).await.expect("listed") {
         let bytes = store.get(&object.key, Range::All).await.expect("read");
         let (footer, raw) = read_sealed(&bytes).expect("whole");
+        if let (Engine::Mongodb, Some(first)) =
+            (footer.head.engine, mongodb_segment_of(object.key.name()))
+        {
+            // Whole entries, and its name is the first one's.
+            assert!(Documents::new(&raw).all(|entry| entry.is_ok()), "{}", object.key);
+            assert_eq!(first, (first_of(&raw), false), "{}", object.key);
+        }
         if !footer.partial {
             found.push(Sealed { footer, raw });
         }

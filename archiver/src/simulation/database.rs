@@ -6,16 +6,22 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use proto::archive::identity::{FORMAT_VERSION, Identity, MongoIdentity, PostgresIdentity};
+use proto::archive::layout::Lineage;
+use proto::mongodb::SourceMode;
 use proto::position::{Epoch, Offset, Position};
-use proto::postgres::lsn::{Lsn, SegmentSize};
+use proto::postgres::lsn::{Lsn, SegmentSize, Timeline};
+use proto::segment::Engine;
+use proto::timestamp::Timestamp;
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
 use tokio::time::Instant;
 
 use super::fate::Fate;
-use super::seen::{RECONNECTS, Seen};
+use super::seen::{CURSORS, PROMOTIONS, PROMOTIONS_BELOW, RECONNECTS, Seen};
 use super::store::MemoryStore;
 use super::written::Written;
+use crate::pipeline::Opened;
 use crate::ship::AckFrom;
 
 pub(super) const SEGMENT: u64 = 1 << 20;
@@ -46,6 +52,8 @@ struct State {
     epoch: Epoch,
     /// The end of what is written.
     written: u64,
+    /// The same, with the record that is not whole yet.
+    wanted: u64,
     acknowledged: u64,
     /// Whose connection holds the slot, and when it was last heard of.
     streamer: Option<(Arc<Fate>, Instant)>,
@@ -57,32 +65,40 @@ struct State {
 #[derive(Debug)]
 pub(super) struct Database {
     pub(super) log: Arc<Written>,
+    pub(super) engine: Engine,
     store: Arc<MemoryStore>,
     pub(super) ack: AckFrom,
     /// Whether one connection alone may stream, as from one slot of one server.
     exclusive: bool,
+    /// Whether standbys take over.
+    promotes: bool,
     state: Mutex<State>,
 }
 
 impl Database {
     pub(super) fn new(
+        engine: Engine,
         log: Arc<Written>,
         store: Arc<MemoryStore>,
         ack: AckFrom,
         seed: u64,
     ) -> Arc<Self> {
         let mut rng = StdRng::seed_from_u64(seed);
-        let exclusive = rng.random_bool(0.5);
+        // An oplog has one epoch, and whoever wants to reads it.
+        let slots = engine == Engine::Postgresql;
+        let (exclusive, promotes) = (rng.random_bool(0.5), rng.random_bool(0.4));
+        let (exclusive, promotes) = (exclusive && slots, promotes && slots);
         let begin = log.begin;
         let state = State {
             epoch: Epoch(1),
             written: begin,
+            wanted: begin,
             acknowledged: begin,
             streamer: None,
             rng,
             seen: Seen::default(),
         };
-        Arc::new(Self { log, store, ack, exclusive, state: Mutex::new(state) })
+        Arc::new(Self { log, engine, store, ack, exclusive, promotes, state: Mutex::new(state) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -131,7 +147,31 @@ impl Database {
     pub(super) fn write(&self, bytes: u64) {
         let mut state = self.state();
         let end = self.log.end(state.epoch).offset.0;
-        state.written = end.min(state.written + bytes);
+        state.wanted = end.min(state.wanted.saturating_add(bytes));
+        state.written = self.log.whole(state.wanted);
+    }
+
+    /// A standby takes over, if it has one: at the end of what is written or below it, below what is
+    /// durable or archived too. It holds the log from what the archive has (DESIGN §5.6).
+    pub(super) fn promote(&self, chance: f64) {
+        let mut state = self.state();
+        if !self.promotes || !state.rng.random_bool(chance) {
+            return;
+        }
+        let lacks = [0, 200, 50_000, 2_000_000][state.rng.random_range(0..4)];
+        let lacks = state.rng.random_range(0..=lacks);
+        let begin = self.log.line(state.epoch).branch.map_or(self.log.begin, |(_, at)| at);
+        let at = state.written.saturating_sub(lacks).max(begin);
+        // Another standby may have been promoted and given up meanwhile.
+        let next = Epoch(state.epoch.0 + state.rng.random_range(1..=3));
+        let seed = state.rng.random();
+        let held = self.store.held_to(state.epoch);
+        self.log.branch(state.epoch, state.written, next, at, seed);
+        tracing::info!(from = %state.epoch, to = %next, at, written = state.written, "promoted");
+        state.acknowledged = state.acknowledged.min(at).min(held);
+        (state.epoch, state.written, state.wanted, state.streamer) = (next, at, at, None);
+        state.seen.count(PROMOTIONS, 1);
+        state.seen.count(PROMOTIONS_BELOW, u64::from(at < held));
     }
 
     /// Takes an acknowledgement; `cap` is how far one of an older epoch counts.
@@ -170,6 +210,37 @@ impl Database {
         self.exclusive.then_some(active)
     }
 
+    pub(super) fn cursor_opened(&self) {
+        self.note(CURSORS);
+    }
+
+    /// What a sidecar finds in the archive of this database.
+    pub(super) fn opened(&self) -> Opened {
+        let postgres = PostgresIdentity {
+            segment_bytes: size(),
+            version_num: 180_000,
+            first: Lsn(BEGIN),
+            first_timeline: Timeline(1),
+        };
+        let mongodb = MongoIdentity {
+            version: "6.0.5".to_owned(),
+            fcv: "6.0".to_owned(),
+            set_name: "simulated".to_owned(),
+            first: super::followed::FIRST,
+            source_mode: SourceMode::Oplog,
+        };
+        let slots = self.engine == Engine::Postgresql;
+        let identity = Identity {
+            format: FORMAT_VERSION,
+            engine: self.engine,
+            cluster: "simulated".to_owned(),
+            created: Timestamp(0),
+            postgres: slots.then_some(postgres),
+            mongodb: (!slots).then_some(mongodb),
+        };
+        Opened { lineage: Lineage(1), identity, fresh: false }
+    }
+
     /// The start of a stream; `None` when the log there is gone.
     pub(super) fn connect(&self, received: Position) -> Option<u64> {
         let from = self.log.floor(received.offset.0);
@@ -181,9 +252,4 @@ impl Database {
         state.seen.count(RECONNECTS, 1);
         (from >= kept).then_some(from)
     }
-}
-
-/// Where the log of the lineage begins.
-pub(super) const fn first() -> Lsn {
-    Lsn(BEGIN)
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use proto::clock::Clock;
 use proto::position::{ByteCount, Position};
-use proto::segment::Codec;
+use proto::segment::{Codec, Engine};
 use proto::store::Class;
 use proto::store::fault::FaultStore;
 use proto::timestamp::Timestamp;
@@ -16,19 +16,21 @@ use rand::{Rng, SeedableRng};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::LIFE_MAX;
 use super::client::Client;
 use super::database::Database;
 use super::disk::SimDisk;
 use super::fate::Fate;
+use super::followed::Followed;
 use super::seen::{self, Seen};
 use super::store::MemoryStore;
 use super::streamed::Streamed;
 use super::weather::{Weather, writes};
-use super::{LIFE_MAX, opened};
 use crate::cli::writer::{self, Claim};
-use crate::pipeline::{Ground, LastTail, PipelineError, Settings, start};
+use crate::pipeline::{Ground, LastTail, Opened, PipelineError, Settings, start};
 use crate::ship::AckFrom;
 use crate::ship::health::Health;
+use crate::source::Source;
 use crate::spool::SpoolLevel;
 use crate::testing::LogAlone;
 
@@ -90,6 +92,7 @@ pub(super) struct Life {
     rebuilt: Cell<u64>,
     ended_by_reads: Cell<u64>,
     take_over: bool,
+    opened: Opened,
     ground: Ground,
     settings: Settings,
 }
@@ -124,9 +127,9 @@ impl Machine {
             health: Arc::new(Health::new(clock)),
             level: Arc::new(SpoolLevel::on(disk, dir, ByteCount(max))),
         };
-        let ack = database.ack;
+        let (ack, opened) = (database.ack, database.opened());
         let settings = Settings {
-            source: Arc::new(LogAlone(Streamed { database, fate: fate.clone(), breaks })),
+            source: source(database, fate.clone(), breaks),
             spool: dir.to_owned(),
             codec,
             flush: Duration::from_millis([20, 200, 1000][self.rng.random_range(0..3)]),
@@ -141,6 +144,7 @@ impl Machine {
             rebuilt: Cell::new(0),
             ended_by_reads: Cell::new(0),
             take_over,
+            opened,
             ground,
             settings,
         }
@@ -166,6 +170,8 @@ impl Machine {
         drop(runtime);
         // It is down for a while, and the database is not.
         let missed = self.rng.random_range(0..100_000);
+        self.world.database.write_some(missed);
+        self.world.database.promote(0.3);
         self.world.database.write_some(missed);
     }
 
@@ -287,14 +293,21 @@ impl Life {
         mine: &mut Option<u64>,
         taken: &mut bool,
     ) -> Result<(), PipelineError> {
-        let (ground, settings, opened) = (&self.ground, &self.settings, opened());
+        let (ground, settings, opened) = (&self.ground, &self.settings, &self.opened);
         let claim = Claim { at_once: self.take_over && !*taken, mine: *mine };
-        let writer = writer::take(ground, settings, &opened, claim, &|| {}, stop).await?;
+        let writer = writer::take(ground, settings, opened, claim, &|| {}, stop).await?;
         let Some(writer) = writer else { return Ok(()) };
         (*mine, *taken) = (Some(writer), true);
-        let running = start(ground, settings, &opened, writer, stop.clone()).await?;
+        let running = start(ground, settings, opened, writer, stop.clone()).await?;
         self.writes.set(true);
         running.finish(LastTail::Awaited).await
+    }
+}
+
+fn source(database: Arc<Database>, fate: Arc<Fate>, breaks: f64) -> Arc<dyn Source> {
+    match database.engine {
+        Engine::Postgresql => Arc::new(LogAlone(Streamed { database, fate, breaks })),
+        Engine::Mongodb => Arc::new(LogAlone(Followed { database, fate, breaks })),
     }
 }
 

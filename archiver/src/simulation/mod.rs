@@ -1,7 +1,8 @@
 //! The whole capture pipeline, as it is, over a simulated database, disk, store and clock: faults and
 //! deaths by the hundred, each from a seed that gives the same history again.
 //!
-//! A seed is several lives of one machine, or of two that share an archive. In each the pipeline runs
+//! A seed is a PostgreSQL whose standbys are promoted now and then, or an oplog, and several lives of one
+//! machine, or of two that share an archive. In each the pipeline runs
 //! while connections break, the store is away, slow, overrun, silent after it did what it was asked, or
 //! does it much later, bodies are cut and bits turned over on their way, listings lack the newest keys,
 //! the disk is full or fails an fsync, the machine stands still for minutes, until it dies in the
@@ -16,6 +17,7 @@ mod client;
 mod database;
 mod disk;
 mod fate;
+mod followed;
 mod life;
 mod race;
 mod seen;
@@ -29,14 +31,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use proto::archive::identity::{FORMAT_VERSION, Identity, PostgresIdentity};
-use proto::archive::layout::Lineage;
 use proto::segment::{Codec, Engine};
-use proto::timestamp::Timestamp;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::pipeline::Opened;
 use crate::ship::AckFrom;
 use client::Client;
 use database::{BEGIN, Database, SEGMENT, bytes};
@@ -50,7 +48,7 @@ use written::Written;
 const SEEDS: u64 = 200;
 /// Under `PITR_SOAK=1`.
 const SEEDS_SOAK: u64 = 20_000;
-/// Enough to look into.
+/// Enough to look into, where so many seeds were asked for (`PITR_SEEDS`); else the first one ends it.
 const FAILED_MAX: usize = 20;
 
 thread_local! {
@@ -62,30 +60,23 @@ pub(crate) fn is_running() -> bool {
     RUNNING.get()
 }
 
-fn opened() -> Opened {
-    let postgres = PostgresIdentity {
-        segment_bytes: database::size(),
-        version_num: 180_000,
-        first: database::first(),
-        first_timeline: proto::postgres::lsn::Timeline(1),
-    };
-    let identity = Identity {
-        format: FORMAT_VERSION,
-        engine: Engine::Postgresql,
-        cluster: "simulated".to_owned(),
-        created: Timestamp(0),
-        postgres: Some(postgres),
-        mongodb: None,
-    };
-    Opened { lineage: Lineage(1), identity, fresh: false }
+/// A world with this to write.
+fn world(
+    seed: u64,
+    log: Arc<Written>,
+    ack: AckFrom,
+    codec: Codec,
+    spool_max: Option<u64>,
+) -> World {
+    let engine = if log.begin == BEGIN { Engine::Postgresql } else { Engine::Mongodb };
+    let store = MemoryStore::new(log.clone(), seed);
+    let database = Database::new(engine, log, store.clone(), ack, seed);
+    World { store, database, codec, spool_max }
 }
 
-/// A world with so many bytes to write.
-fn world(seed: u64, len: u64, ack: AckFrom, codec: Codec, spool_max: Option<u64>) -> World {
-    let log = Written::new(BEGIN, SEGMENT, bytes(seed, len));
-    let store = MemoryStore::new(log.clone(), seed);
-    let database = Database::new(log, store.clone(), ack, seed);
-    World { store, database, codec, spool_max }
+/// So many bytes of a PostgreSQL log.
+fn wal(seed: u64, len: u64) -> Arc<Written> {
+    Written::new(BEGIN, SEGMENT, bytes(seed, len))
 }
 
 /// Everything that a seed decides at its beginning.
@@ -102,11 +93,18 @@ fn run(seed: u64) -> Seen {
     proto::store::retry::repeatable_from(seed);
     let mut rng = StdRng::seed_from_u64(seed);
     let len = rng.random_range(SEGMENT..4 * SEGMENT);
+    let oplog = rng.random_bool(0.3);
+    let log = if oplog {
+        let (bytes, ends) = followed::oplog(seed, len);
+        Written::records(bytes, ends)
+    } else {
+        wal(seed, len)
+    };
     let two = rng.random_bool(0.2);
     // What is acknowledged from the spool of a machine is lost with that machine.
-    let ack = if !two && rng.random_bool(0.3) { AckFrom::Spool } else { AckFrom::Store };
+    let ack = if !two && !oplog && rng.random_bool(0.4) { AckFrom::Spool } else { AckFrom::Store };
     let codec = [Codec::Lz4, Codec::Lz4, Codec::None, Codec::Zstd { level: 1 }];
-    let world = world(seed, len, ack, codec[rng.random_range(0..codec.len())], None);
+    let world = world(seed, log, ack, codec[rng.random_range(0..codec.len())], None);
     let mut machines = [world.clone(), world].map(|world| Machine::new(world, rng.random()));
     if two {
         race::race(&mut machines);
@@ -159,12 +157,13 @@ fn seeds() -> std::ops::Range<u64> {
 fn whatever_dies_and_fails_the_archive_is_what_the_database_wrote() {
     let seeds = seeds();
     let few = seeds.end - seeds.start < SEEDS;
+    let most = if std::env::var_os("PITR_SEEDS").is_some() { FAILED_MAX } else { 1 };
     let (next, failed) = (AtomicU64::new(seeds.start), Mutex::new(Vec::new()));
     let some = || {
         let mut all = Seen::default();
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
-            let enough = failed.lock().expect("no panic while held").len() >= FAILED_MAX;
+            let enough = failed.lock().expect("no panic while held").len() >= most;
             if seed >= seeds.end || enough {
                 return all;
             }
@@ -195,7 +194,7 @@ fn whatever_dies_and_fails_the_archive_is_what_the_database_wrote() {
 #[test]
 fn a_spool_with_less_room_than_a_segment_does_not_hold_the_source_for_ever() {
     RUNNING.set(true);
-    let world = world(1, 3 * SEGMENT, AckFrom::Store, Codec::None, Some(SEGMENT));
+    let world = world(1, wal(1, 3 * SEGMENT), AckFrom::Store, Codec::None, Some(SEGMENT));
     let mut machine = Machine::new(world, 1);
     // All of the segment but its last record: as stored frames that is more than the limit.
     machine.live_well_behind(SEGMENT - 8);

@@ -10,7 +10,7 @@ pub(super) struct Seen {
 }
 
 /// Everything that must happen in a run of all seeds.
-pub(super) const EVERYTHING: [&str; 19] = [
+pub(super) const EVERYTHING: [&str; 22] = [
     DEATHS,
     RECONNECTS,
     REBUILT,
@@ -30,6 +30,9 @@ pub(super) const EVERYTHING: [&str; 19] = [
     STOOD_STILL,
     ZOMBIES,
     ROTTEN,
+    CURSORS,
+    PROMOTIONS,
+    PROMOTIONS_BELOW,
 ];
 
 pub(super) const DEATHS: &str = "deaths";
@@ -59,6 +62,11 @@ pub(super) const LAGGING_LISTS: &str = "lagging listings";
 pub(super) const ARCHIVED: &str = "already archived";
 /// Spool files in which a bit turned over between two lives.
 pub(super) const ROTTEN: &str = "rotten files";
+/// Of oplogs.
+pub(super) const CURSORS: &str = "cursors";
+pub(super) const PROMOTIONS: &str = "promotions";
+/// Those at a position below what was in the store.
+pub(super) const PROMOTIONS_BELOW: &str = "promotions below what is archived";
 pub(super) const FENCED: &str = "fenced";
 pub(super) const STOOD_STILL: &str = "stood still";
 /// Machines that woke up in good weather when another one had taken over.

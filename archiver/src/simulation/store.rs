@@ -121,6 +121,21 @@ impl MemoryStore {
         })
     }
 
+    /// How far it holds the log of an epoch without a hole.
+    pub(super) fn held_to(&self, epoch: Epoch) -> u64 {
+        let state = self.state();
+        let mut path = self.written.path(self.written.end(epoch));
+        path.reverse();
+        let mut reached = self.written.begin;
+        for (epoch, from, to) in path {
+            let end = state.held.get(&epoch).map_or(from, |held| held.end_of(from));
+            if reached >= from {
+                reached = reached.max(end.min(to));
+            }
+        }
+        reached
+    }
+
     /// A put as it comes over a network.
     pub(super) fn receive(&self, key: &Key, bytes: &Bytes) -> Doing {
         {

@@ -10,8 +10,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use proto::archive::ArchiveError;
-use proto::position::{Offset, Position};
-use proto::postgres::lsn::Lsn;
+use proto::position::{Epoch, Offset, Position};
+use proto::postgres::lsn::{Lsn, SegmentId};
 use proto::segment::Watermark;
 use proto::store::Store;
 use rand::Rng;
@@ -20,7 +20,7 @@ use super::database::{Database, size};
 use super::fate::Fate;
 use super::seen::ARCHIVED;
 use crate::pipeline::{Opened, PipelineError};
-use crate::ring::Item;
+use crate::ring::{EpochChange, Item};
 use crate::seal::SegmentIndexer;
 use crate::ship::resume::End;
 use crate::source::CaptureStart;
@@ -45,6 +45,8 @@ pub(super) struct Streamed {
 /// Why a connection ended.
 pub(super) enum Ended {
     Broken,
+    /// The server's epoch is a later one.
+    Branched,
     Full,
     Stopped,
 }
@@ -74,7 +76,7 @@ impl Streamed {
             };
             match ended {
                 Ended::Stopped => return Ok(()),
-                Ended::Full => {}
+                Ended::Full | Ended::Branched => {}
                 Ended::Broken => {
                     let wait = self.database.random(|rng| rng.random_range(200..2000));
                     tokio::time::sleep(Duration::from_millis(wait)).await;
@@ -89,14 +91,61 @@ impl Streamed {
         received: &mut Position,
     ) -> Result<Ended, PipelineError> {
         self.fate.awake().await;
-        let Some(from) = self.database.connect(*received) else {
-            return Err(self.let_go(start, *received).await);
+        let log = &self.database.log;
+        if received.epoch > Epoch(1) {
+            self.push_history(start, received.epoch)?;
+        }
+        // The server has no byte of our timeline from the open segment on (walsender.c).
+        if log.left_at(received.epoch).is_some_and(|(_, at)| at < log.floor(received.offset.0)) {
+            self.change_epoch(start, received).await?;
+        }
+        loop {
+            let Some(from) = self.database.connect(*received) else {
+                return Err(self.let_go(start, *received).await);
+            };
+            start.ring.push(Item::Resume { from: Offset(from) })?;
+            start.state.enter(Phase::Streaming);
+            let ended = self.stream(start, received, from).await?;
+            start.ring.push(Item::Flush)?;
+            match ended {
+                Ended::Branched => self.change_epoch(start, received).await?,
+                ended => return Ok(ended),
+            }
+        }
+    }
+
+    /// Follows a promotion as the capture does (`source::postgres::capture::follow`).
+    async fn change_epoch(
+        &self,
+        start: &CaptureStart,
+        received: &mut Position,
+    ) -> Result<(), PipelineError> {
+        let log = &self.database.log;
+        let (next, at) = log.left_at(received.epoch).expect("a branch");
+        let from = log.floor(at);
+        let previous = if from == log.floor(received.offset.0) {
+            None
+        } else {
+            let wanted = Position::new(received.epoch, Offset(from));
+            while !start.stop.is_cancelled() && start.state.stored().is_none_or(|s| s < wanted) {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            let id = SegmentId::containing(received.epoch.into(), Lsn(from), size());
+            let (store, opened) = (&*start.ground.store, &start.opened);
+            let hash = end::previous_hash(store, opened.lineage, opened.postgres(), id);
+            Some(hash.await.map_err(CaptureError::Archive)?)
         };
-        start.ring.push(Item::Resume { from: Offset(from) })?;
-        start.state.enter(Phase::Streaming);
-        let ended = self.stream(start, received, from).await?;
-        start.ring.push(Item::Flush)?;
-        Ok(ended)
+        self.push_history(start, next)?;
+        let (at, from) = (Offset(at), Offset(from));
+        start.ring.push(Item::Epoch(EpochChange { at, next, from, previous }))?;
+        *received = Position::new(next, from);
+        Ok(())
+    }
+
+    fn push_history(&self, start: &CaptureStart, epoch: Epoch) -> Result<(), PipelineError> {
+        let key = start.opened.lineage.history(epoch.into());
+        let bytes = Bytes::from(self.database.log.history(epoch));
+        Ok(start.ring.push(Item::Object { key, bytes })?)
     }
 
     /// What the capture says when the server no longer has what comes next, and the store does.
@@ -121,13 +170,15 @@ impl Streamed {
         from: u64,
     ) -> Result<Ended, PipelineError> {
         let (database, mut at) = (&self.database, from);
+        let server = database.epoch();
         loop {
             self.fate.awake().await;
             if start.stop.is_cancelled() {
                 return Ok(Ended::Stopped);
             }
             // Another one may have taken the slot while we stood still.
-            if !database.admits(&self.fate) || database.random(|rng| rng.random_bool(self.breaks)) {
+            let gone = database.epoch() != server || !database.admits(&self.fate);
+            if gone || database.random(|rng| rng.random_bool(self.breaks)) {
                 return Ok(Ended::Broken);
             }
             if let Some(durable) = *start.durable.acknowledged.borrow() {
@@ -137,7 +188,12 @@ impl Streamed {
                 return Ok(Ended::Full);
             }
             let clock = start.ground.clock.wall();
-            let len = (database.written().offset.0 - at).min(MESSAGE_MAX);
+            let branch = database.log.left_at(received.epoch).map(|(_, at)| at);
+            let end = branch.unwrap_or(database.written().offset.0);
+            let len = (end - at).min(MESSAGE_MAX);
+            if len == 0 && branch.is_some() {
+                return Ok(Ended::Branched);
+            }
             if len == 0 {
                 let mark = Watermark { clock, offset: Offset(at), margin_ms: 2000 };
                 start.ring.push(Item::Mark(mark))?;
@@ -157,7 +213,7 @@ impl Streamed {
         }
     }
 
-    fn bytes(&self, epoch: proto::position::Epoch, at: u64, len: u64) -> Bytes {
+    fn bytes(&self, epoch: Epoch, at: u64, len: u64) -> Bytes {
         let log = &self.database.log;
         let from = usize::try_from(at - log.begin).expect("small");
         let to = from + usize::try_from(len).expect("small");
@@ -168,7 +224,7 @@ impl Streamed {
 #[async_trait]
 impl Log for Streamed {
     fn opened(&self) -> Opened {
-        super::opened()
+        self.database.opened()
     }
 
     fn segmenter(&self) -> Arc<dyn Segmenter> {

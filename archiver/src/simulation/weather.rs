@@ -115,6 +115,7 @@ pub(super) async fn writes(database: Arc<Database>, calm: u64, seed: u64) {
     loop {
         let most = [1, 500, 20_000, 300_000][rng.random_range(0..4)];
         database.write_some(rng.random_range(0..most));
+        database.promote(0.01);
         sleep(Duration::from_millis(rng.random_range(1..1000) * calm)).await;
     }
 }

@@ -145,7 +145,7 @@ fn document(bytes: &[u8]) -> Option<&RawDocument> {
 }
 
 /// Where the log goes on, in the capture's words.
-fn go_on(opened: &Opened, held: &Held) -> Continue {
+pub(crate) fn go_on(opened: &Opened, held: &Held) -> Continue {
     let last = held.last.as_ref().and_then(|last| {
         let (at, _) = Record::place(document(&last.bytes)?).ok()?;
         Some(Last { at, begin: last.begin })

@@ -26,6 +26,8 @@ mod engine;
 pub mod point;
 
 pub use engine::Mongodb;
+#[cfg(test)]
+pub(crate) use engine::go_on;
 pub use error::{Class, Error};
 pub use hello::Hello;
 pub use member::Member;

@@ -2,6 +2,8 @@
 //!
 //! Enters: an archive. Leaves: the end of the unbroken log. Listings only propose, hashes decide.
 
+use std::time::Duration;
+
 use proto::archive::chain;
 use proto::archive::ends;
 use proto::archive::layout::{Lineage, SegmentName};
@@ -19,6 +21,8 @@ use crate::spool::recover::StoreEnd;
 
 /// Uploads go side by side, so the last few sealed segments may have holes between them.
 const HOLES_LOOKED_FOR: u64 = 64;
+/// How long a listing may lag behind a timeline's first objects.
+const LISTING_LAG: Duration = Duration::from_secs(10);
 
 /// Finds the end of the unbroken log of a PostgreSQL lineage.
 ///
@@ -58,7 +62,8 @@ pub async fn find_end(
 }
 
 /// Whether the store holds more of the log than `held`. What another writer archived, or an earlier
-/// run, is not lost, though the server has let go of it.
+/// run, is not lost, though the server has let go of it. A listing that lags is given time: what is
+/// taken for lost costs a base.
 ///
 /// # Errors
 /// As [`find_end`].
@@ -68,8 +73,16 @@ pub async fn is_stored_beyond(
     identity: &PostgresIdentity,
     held: Position,
 ) -> Result<bool, ArchiveError> {
-    let end = find_end(store, lineage, identity).await?;
-    Ok(end.durable.is_some_and(|durable| durable > held))
+    for asked in 0..=LISTING_LAG.as_secs() {
+        if asked > 0 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        let end = find_end(store, lineage, identity).await?;
+        if end.durable.is_some_and(|durable| durable > held) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The raw bytes of a segment that was sealed unfilled.
@@ -261,7 +274,7 @@ mod tests {
         (object, Hash::of(&raw))
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn what_a_listing_lacks_is_found_by_its_name_and_is_no_gap() {
         let folder = tempfile::tempdir().expect("a folder");
         let (store, faults) = FaultStore::new(archive(folder.path()).await, 1);

@@ -5,7 +5,7 @@
 //! Nothing is kept: after a crash the next run asks from what spool and store hold.
 
 mod ahead;
-mod packer;
+pub(crate) mod packer;
 mod events;
 mod follow;
 mod gap;

@@ -47,7 +47,7 @@ pub struct Reached {
 }
 
 #[derive(Debug, thiserror::Error)]
-pub(super) enum PackError {
+pub(crate) enum PackError {
     #[error(transparent)]
     Entry(#[from] EntryError),
     #[error("{found} behind {last}")]
@@ -55,7 +55,7 @@ pub(super) enum PackError {
 }
 
 #[derive(Debug)]
-pub(super) struct Packer {
+pub(crate) struct Packer {
     /// Where the next entry begins.
     next: Offset,
     last: Option<Last>,
@@ -72,7 +72,7 @@ pub(super) struct Packer {
 }
 
 impl Packer {
-    pub(super) fn new(next: Offset, last: Option<Last>, open: Option<OpenSegment>) -> Self {
+    pub(crate) fn new(next: Offset, last: Option<Last>, open: Option<OpenSegment>) -> Self {
         Self {
             next,
             last,
@@ -90,11 +90,11 @@ impl Packer {
         self.last = Some(last);
     }
 
-    pub(super) const fn last(&self) -> Option<Last> {
+    pub(crate) const fn last(&self) -> Option<Last> {
         self.last
     }
 
-    pub(super) const fn next(&self) -> Offset {
+    pub(crate) const fn next(&self) -> Offset {
         self.next
     }
 
@@ -103,7 +103,7 @@ impl Packer {
         self.wall
     }
 
-    pub(super) fn reached(&self) -> Option<Reached> {
+    pub(crate) fn reached(&self) -> Option<Reached> {
         let held = if self.piece_wall.is_none() { self.piece.len() as u64 } else { 0 };
         let end = Offset(self.next.0 - held);
         let at = if self.events.is_some() { self.through() } else { self.last.map(|l| l.at) };
@@ -114,7 +114,7 @@ impl Packer {
     ///
     /// # Errors
     /// When it is not that entry.
-    pub(super) fn again(&mut self, raw: &RawDocument) -> Result<(), PackError> {
+    pub(crate) fn again(&mut self, raw: &RawDocument) -> Result<(), PackError> {
         let (found, wall) = Entry::place(raw)?;
         let Some(last) = self.last else { return self.take(raw) };
         if found != last.at {
@@ -130,7 +130,7 @@ impl Packer {
     ///
     /// # Errors
     /// When it is none, or is not behind the newest one.
-    pub(super) fn take(&mut self, raw: &RawDocument) -> Result<(), PackError> {
+    pub(crate) fn take(&mut self, raw: &RawDocument) -> Result<(), PackError> {
         let glance = Entry::glance(raw)?;
         let at = glance.at;
         if let Some(last) = self.last
@@ -183,7 +183,7 @@ impl Packer {
     }
 
     /// Hands on what there is, idle noops too.
-    pub(super) fn release(&mut self) {
+    pub(crate) fn release(&mut self) {
         if !self.piece.is_empty() {
             let start = Offset(self.next.0 - self.piece.len() as u64);
             let (bytes, clock) = (self.piece.split().freeze(), self.piece_wall.take());
@@ -194,7 +194,7 @@ impl Packer {
     }
 
     /// What is to be handed on at the end of a batch.
-    pub(super) fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         if self.piece_wall.is_some() {
             self.release();
         }
@@ -204,7 +204,7 @@ impl Packer {
         self.items.is_empty()
     }
 
-    pub(super) fn items(&mut self) -> std::vec::Drain<'_, Item> {
+    pub(crate) fn items(&mut self) -> std::vec::Drain<'_, Item> {
         self.items.drain(..)
     }
 

@@ -116,6 +116,11 @@ fn input(data: &[u8]) {
     };
     let recovered = recover(&setup, &end).expect("a disk in memory does not fail");
     assert!(recovered.start.next.0 >= START, "nothing that the store has is asked for again");
+    let mut previous = Hash::NONE;
+    for Footer { head, partial, hash, .. } in recovered.sealed.iter().map(|sealed| &sealed.footer) {
+        assert_eq!(head.previous, previous, "what is kept continues what is before it");
+        previous = if *partial { previous } else { *hash };
+    }
     let place = |found: &archiver::spool::recover::Recovered| {
         let open =
             found.start.open.as_ref().map(|open| (open.segment.raw_len(), open.segment.hash()));

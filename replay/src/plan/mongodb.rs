@@ -11,8 +11,8 @@ use proto::timestamp::Timestamp;
 
 use super::shared::{FetchBytes, Head, Summary};
 use crate::catalog::CatalogError;
-use crate::catalog::mongodb::OplogArchive;
-use crate::find::mongodb::{Commit, FindError, Request, resolve};
+use crate::catalog::mongodb::{OplogArchive, OplogGap};
+use crate::find::mongodb::{Commit, FindError, Request, Target, resolve};
 
 /// Everything a restore needs to know.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -92,6 +92,10 @@ pub async fn make(
 ) -> Result<OplogPlan, OplogPlanError> {
     let resolved = resolve(archive, &wanted.request).await?;
     let until = resolved.until;
+    let left = resolved.first_left_out.as_ref().map(|commit| commit.at);
+    if let Some(gap) = lost_before(&archive.gaps(), &wanted.request.target, until, left) {
+        return Err(OplogPlanError::InGap { gap });
+    }
     let base = choose(archive, wanted, until)?;
     let mongodb = base.mongodb();
     let start = mongodb.start;
@@ -177,5 +181,58 @@ impl OplogPlan {
     pub fn what(&self) -> String {
         let (Head { archive, lineage, .. }, id) = (&self.head, &self.base.id);
         format!("{archive} lineage {lineage} base {id} up to {}", self.target.until)
+    }
+}
+
+/// The gap that a moment lies in, by its last entry and the first one behind it: what was committed
+/// between is not known. A time lies in it from the second of the last entry on, unless something
+/// behind that time is kept.
+fn lost_before(
+    gaps: &[OplogGap],
+    target: &Target,
+    until: OplogTs,
+    left: Option<OplogTs>,
+) -> Option<(OplogTs, OplogTs)> {
+    let ends = gaps.iter().map(|gap| (gap.last.ts, gap.first.ts));
+    ends.into_iter().find(|(last, first)| {
+        let later = |time: &Timestamp| *time > last.time();
+        let nothing_between = until <= *last && left.is_some_and(|left| left >= *first);
+        let time = matches!(target, Target::Time(time) if later(time)) && nothing_between;
+        time || (*last < until && until < *first)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64, increment: u64) -> OplogTs {
+        OplogTs(seconds << 32 | increment)
+    }
+
+    #[test]
+    fn a_moment_in_a_gap_is_refused_though_no_entry_stands_there() {
+        let (last, first) = (at(20, 5), at(30, 1));
+        let gap = OplogGap {
+            last: last.at(1),
+            first: first.at(1),
+            reason: String::new(),
+            recorded: Timestamp(0),
+        };
+        let gaps = [gap];
+        let exactly = |until| lost_before(&gaps, &Target::At(until), until, Some(at(30, 2)));
+        for inside in [at(20, 6), at(25, 0), at(30, 0)] {
+            assert_eq!(exactly(inside), Some((last, first)), "{inside}");
+        }
+        for outside in [at(20, 5), at(20, 4), at(30, 1), at(40, 0)] {
+            assert_eq!(exactly(outside), None, "{outside}");
+        }
+        let time = |seconds: u64, until, left| {
+            lost_before(&gaps, &Target::Time(at(seconds, 0).time()), until, Some(left))
+        };
+        assert_eq!(time(25, last, first), Some((last, first)));
+        assert_eq!(time(25, at(19, 1), first), Some((last, first)), "the last entries are noops");
+        assert_eq!(time(19, at(19, 1), last), None);
+        assert_eq!(time(35, at(34, 1), at(36, 1)), None);
     }
 }

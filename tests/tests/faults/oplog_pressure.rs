@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bson::{Document, doc};
+use proto::archive::ledger::Event;
 use tests::archive::Archive;
 use tests::gate::Gate;
 use tests::mongod::ReplicaSet;
-use tests::programs::{Pitrd, PitrdBuilder};
+use tests::programs::{self, Pitrd, PitrdBuilder};
 use tests::scope;
 use tests::seaweed::Seaweed;
 use tests::wait::{self, Deadline};
@@ -124,6 +125,16 @@ fn an_oplog_that_runs_past_a_held_sidecar_is_told_before_it_is_lost() -> Result<
         Ok(pitrd.log().matches("base complete").count() == 2)
     })?;
     it.note()?;
+    // No entry stands there, and nobody knows what was committed before it.
+    let gap = it.archive.ledger()?.into_iter().find_map(|event| match event {
+        Event::Gap { oplog, .. } => oplog,
+        _ => None,
+    });
+    let [last, first] = gap.context("a gap in the ledger")?;
+    let inside = proto::mongodb::OplogTs(last.ts.0 + 1);
+    ensure!(inside < first.ts, "{last} to {first}");
+    let plan = ["plan", "--archive", it.archive.url(), "--at", &inside.to_string()];
+    programs::run("pitr", &plan, &it.archive.environment())?.code_is(10)?;
     println!("a window of {window} s; {}", it.gate.pass(&it.set, &it.archive)?);
     Ok(())
 }

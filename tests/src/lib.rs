@@ -23,3 +23,4 @@ pub mod tcp_proxy;
 pub mod s3_front;
 pub mod programs;
 pub mod gate;
+pub mod broken;

@@ -5,4 +5,5 @@ mod flow;
 mod faults;
 mod cli;
 mod docs;
+mod broken;
 mod tidy;

@@ -21,7 +21,9 @@ use crate::ring::ring;
 use crate::seal::IndexQueue;
 use crate::ship::health::Health;
 use crate::ship::resume;
-use crate::ship::{AckFrom, AckPolicy, DurableWatch, ShipError, ShipStart, ShipTools, Shipper};
+use crate::ship::{
+    AckFrom, AckPolicy, DurableWatch, Right, ShipError, ShipStart, ShipTools, Shipper,
+};
 use crate::source::postgres::capture::CaptureError;
 use crate::source::{CaptureStart, Source, mongodb};
 use crate::spool::held::{self, HeldError};
@@ -122,7 +124,13 @@ impl PipelineError {
 
     /// Whether another writer has taken over.
     pub const fn is_fenced(&self) -> bool {
-        matches!(self, Self::Ship(ShipError::Fenced { .. }))
+        use mongodb::capture::CaptureError as Oplog;
+        matches!(
+            self,
+            Self::Ship(ShipError::Fenced { .. })
+                | Self::Capture(CaptureError::Superseded { .. })
+                | Self::Mongodb(Oplog::Superseded { .. })
+        )
     }
 }
 
@@ -256,6 +264,7 @@ pub async fn start(
         base_wanted: base_wanted.clone(),
         next,
         held,
+        right: Right { store: ground.store.clone(), lineage, writer },
     });
     Ok(Running {
         state,

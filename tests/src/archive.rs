@@ -91,10 +91,19 @@ impl Archive {
 
     /// The store itself, opened for reading.
     pub async fn store(&self) -> Result<Arc<dyn Store>> {
+        self.open(Access::ReadOnly).await
+    }
+
+    /// The store itself, as writers have it.
+    pub async fn writable(&self) -> Result<Arc<dyn Store>> {
+        self.open(Access::ReadWrite).await
+    }
+
+    async fn open(&self, access: Access) -> Result<Arc<dyn Store>> {
         match &self.place {
             Place::Folder(path) => {
                 let url = path.display().to_string();
-                Ok(proto::store::url::open(&url, Access::ReadOnly).await?)
+                Ok(proto::store::url::open(&url, access).await?)
             }
             Place::S3(url) => {
                 let who = Identity::Admin;
@@ -102,7 +111,7 @@ impl Archive {
                 let keys = Credentials::new(key, secret, None, None, "tests");
                 let keys = SharedCredentialsProvider::new(keys);
                 let url = url.parse()?;
-                Ok(Arc::new(S3Store::open_as(&url, Access::ReadOnly, Some(keys)).await?))
+                Ok(Arc::new(S3Store::open_as(&url, access, Some(keys)).await?))
             }
         }
     }

@@ -148,3 +148,16 @@ fn no_position_is_acknowledged_that_nobody_has_confirmed() -> Result<()> {
     assert!(found.is_empty(), "claimed without proof in {}", found.join(", "));
     Ok(())
 }
+
+/// Beside the ship stage, only what is sealed in the store counts as durable.
+#[test]
+fn what_is_found_durable_in_the_store_is_found_in_one_place() -> Result<()> {
+    let found = concat!("Durable::fo", "und(");
+    let places: Vec<String> = sources()?
+        .into_iter()
+        .filter(|(path, text)| path.starts_with("archiver/src") && text.contains(found))
+        .map(|(path, _)| path.display().to_string())
+        .collect();
+    assert_eq!(places, ["archiver/src/source/postgres/end.rs"]);
+    Ok(())
+}

@@ -87,9 +87,15 @@ pub(super) fn pipeline_error(error: &PipelineError) -> CliError {
 
 const LACKS: &str = "wal_level = replica, max_wal_senders and max_replication_slots above 0 (restart the server), and a physical --slot are needed";
 
+const REWIND: &str =
+    "connect to the present primary; an old primary must be rewound first (pg_rewind)";
+
 const OTHER_LOG: &str = "this server is a clone, or was restored or rewound: give it an archive of its own, or --new-lineage";
 
 pub(super) fn source_error(error: &pg::Error) -> CliError {
+    if matches!(error, pg::Error::LeftBehind { .. }) {
+        return CliError::caused(Code::WrongTimeline, error, REWIND);
+    }
     let full = error.sqlstate() == Some(pg::SqlState::TOO_MANY_CONNECTIONS);
     let (code, next) = match error.class() {
         pg::Class::Config if error.is_tls() => (
@@ -133,11 +139,6 @@ pub(super) fn capture_error(error: &CaptureError) -> CliError {
             Code::WrongCluster,
             error,
             "give this cluster an --archive of its own, or --new-lineage if it replaces the archived one on purpose",
-        ),
-        CaptureError::TimelineBehind { .. } => CliError::caused(
-            Code::WrongTimeline,
-            error,
-            "connect to the present primary; an old primary must be rewound first (pg_rewind)",
         ),
         CaptureError::TimelineForeign { server, .. }
         | CaptureError::RestoredCopy { timeline: server, .. } => CliError::caused(

@@ -7,6 +7,7 @@ pub mod error;
 mod args;
 mod prepare;
 mod run;
+mod ready;
 mod once;
 pub(crate) mod writer;
 mod base;

@@ -15,12 +15,14 @@ use tokio_util::sync::CancellationToken;
 use super::args::RunArgs;
 use super::error::{CliError, Code, pipeline_error};
 use super::prepare::{Setting, prepare};
+use super::ready;
 use super::writer::{self, Claim};
 use crate::base::keeper;
 use crate::pipeline::{self, Ground, Opened, PipelineError};
 use crate::ship::{named, sweep};
 use crate::source::Beside;
 use crate::source::mongodb::capture::CaptureError;
+use crate::source::postgres::capture::ROLE_EVERY;
 use crate::watch::repeat::Repeat;
 use crate::watch::state::{Phase, State};
 use crate::watch::{forecast, line, metrics, notify};
@@ -34,7 +36,9 @@ pub(super) async fn run(args: &RunArgs) -> Result<(), CliError> {
         let (listen, stuck) = (args.listen.clone(), stuck.clone());
         tokio::spawn(metrics::serve(listen, handle, current.clone(), stuck, stop.clone()))
     });
-    tokio::spawn(notify::tend(current, setting.ground.clock.clone(), stuck, stop.clone()));
+    tokio::spawn(notify::tend(current.clone(), setting.ground.clock.clone(), stuck, stop.clone()));
+    let (source, ground) = (setting.settings.source.clone(), setting.ground.clone());
+    tokio::spawn(ready::tend(source, ground, current, stop.clone()));
     let done = stream(&setting, args, &show, &stop).await;
     notify::stopping();
     stop.cancel();
@@ -145,9 +149,11 @@ impl<'a> Patience<'a> {
     }
 
     async fn wait(&mut self, error: &PipelineError, what: &str, stop: &CancellationToken) {
-        let wait = self.backoff.next_wait().max(Duration::from_millis(500));
+        let phase = waiting_for(error);
+        let most = if phase == Phase::Waiting { ROLE_EVERY } else { Backoff::CAP };
+        let wait = self.backoff.next_wait().clamp(Duration::from_millis(500), most);
         let told = pipeline_error(error);
-        self.enter(waiting_for(error));
+        self.enter(phase);
         if let Some(kept_back) = self.repeat.tell(told.code.text().to_owned()) {
             let again_in_ms = wait.as_millis() as u64;
             tracing::warn!(

@@ -128,6 +128,10 @@ async fn wait_until_still(
             since = ground.clock.monotonic();
         }
         let stood = ground.clock.monotonic().saturating_sub(since);
+        // Promoted meanwhile: the other one streams from a server that has been left behind.
+        if matches!(settings.source.is_ahead(ground, opened).await, Ok(true)) {
+            return Ok(true);
+        }
         let alone =
             stood >= STILL && matches!(settings.source.is_streamed().await, Ok(Some(false)));
         if alone || stood >= STILL_BESIDE_A_WRITER {

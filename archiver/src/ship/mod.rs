@@ -26,6 +26,7 @@ mod put;
 pub use acks::AckPolicy;
 pub use durable::Durable;
 pub use error::ShipError;
+pub use newest::Right;
 pub use shipper::{DurableWatch, ShipStart, Shipper};
 pub use tails::{ShipTools, TailChain};
 

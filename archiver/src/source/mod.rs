@@ -27,8 +27,8 @@ use crate::base::{BaseError, BaseOptions};
 use crate::pipeline::{Ground, Opened, PipelineError};
 use crate::ring::RingSender;
 use crate::seal::SegmentIndexer;
-use crate::ship::DurableWatch;
 use crate::ship::resume::End;
+use crate::ship::{DurableWatch, Right};
 use crate::spool::{Held, Segmenter};
 use crate::watch::lag::CommitTimes;
 use crate::watch::state::State;
@@ -90,6 +90,15 @@ pub trait Source: Send + Sync + fmt::Debug {
     /// Hands the log on from where it is held, until stopped.
     fn capture(&self, start: CaptureStart) -> BoxFuture<'static, Result<(), PipelineError>>;
 
+    /// What a member that is not followed keeps for the day on which it is: one round of it, told
+    /// again and again as long as the sidecar runs. `follows`: whether we stream from one now.
+    ///
+    /// # Errors
+    /// When the store or the database does not answer: the next round may.
+    async fn keep_ready(&self, _ground: &Ground, _follows: bool) -> Result<(), PipelineError> {
+        Ok(())
+    }
+
     /// Takes bases beside the capture.
     fn bases(&self, beside: Beside) -> Arc<dyn Bases>;
 }
@@ -108,6 +117,8 @@ pub struct CaptureStart {
     /// Where the log that is held ends.
     pub next: Position,
     pub held: Held,
+    /// By which a gap is told.
+    pub right: Right,
 }
 
 /// Everything that a database had at one moment: what `--once` makes durable.

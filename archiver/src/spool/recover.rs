@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use proto::disk::Disk;
 use proto::position::{Epoch, Offset, Position};
-use proto::segment::{Codec, FOOTER_READ, FRAME_RAW, Footer, Frame, Hash, SegmentHead};
+use proto::segment::{
+    Codec, FOOTER_READ, FRAME_RAW, Footer, Frame, Hash, SegmentHead, read_sealed,
+};
 
 use super::error::io_error;
 use super::file::{self, FrameRange, OpenFile, SealedFile};
@@ -73,8 +75,19 @@ pub fn recover(setup: &RecoverSetup, end: &StoreEnd) -> Result<Recovered, SpoolE
             disk.remove(&sealed.path).map_err(io_error("remove", &sealed.path))?;
         }
     }
-    let mut held: &[u8] = if kept.is_empty() { &end.raw } else { &[] };
+    let unfilled = kept.pop_if(|last| last.footer.partial);
+    let of_unfilled = unfilled.as_ref().map(|sealed| raw_of(disk, sealed)).transpose()?;
+    let mut held: &[u8] = match &of_unfilled {
+        Some(raw) => raw,
+        None if kept.is_empty() => &end.raw,
+        None => &[],
+    };
     let mut open = open_file(setup, &at, held)?;
+    if let Some(sealed) = unfilled {
+        // Killed behind the end of an epoch: its last segment is sealed when that end comes again,
+        // and with the very bytes that the store may have of it, also those behind the branch.
+        disk.remove(&sealed.path).map_err(io_error("remove", &sealed.path))?;
+    }
     // Killed between its last frame and its sealed name: it is whole, and nothing goes behind it.
     while let Some(full) = open.take_if(|open| open.is_full()) {
         if full.is_checked() {
@@ -189,6 +202,14 @@ pub fn is_whole(disk: &dyn Disk, path: &Path, footer: &Footer) -> Result<bool, S
         at += u64::from(entry.file_len);
     }
     Ok(true)
+}
+
+/// What a sealed file holds, which was found whole.
+fn raw_of(disk: &dyn Disk, sealed: &SealedFile) -> Result<Vec<u8>, SpoolError> {
+    let path = &sealed.path;
+    let object = disk.read(path).map_err(io_error("read", path))?;
+    let wrong = |source| SpoolError::Segment { path: path.clone(), source };
+    read_sealed(&object).map(|(_, raw)| raw).map_err(wrong)
 }
 
 /// Whether the file begins with exactly these raw bytes.

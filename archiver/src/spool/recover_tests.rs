@@ -92,6 +92,30 @@ fn a_sealed_file_with_a_flipped_bit_is_not_kept() {
     assert!(recovered(dir.path(), Vec::new()).sealed.is_empty());
 }
 
+/// The epoch's end comes again, at a branch before what was sealed: sealed anew from the branch alone,
+/// the segment would not be the one that the store has.
+#[test]
+fn a_segment_that_was_sealed_unfilled_at_an_epochs_end_is_open_again_with_all_its_bytes() {
+    for stored in [0, 1000, 300 << 10] {
+        let dir = tempfile::tempdir().expect("a folder");
+        let len = 300 << 10;
+        let sealed = left_open(dir.path(), Codec::Lz4, len).seal(true, Codec::Lz4);
+        let path = sealed.expect("sealed").path;
+        let found = recovered(dir.path(), vec![7; stored]);
+        let open = found.start.open.expect("it is open again");
+        assert_eq!(
+            (open.segment.raw_len(), open.segment.hash()),
+            (len as u64, Hash::of(&vec![7; len]))
+        );
+        assert_eq!(found.start.next, Offset(START.0 + len as u64));
+        assert!(found.sealed.is_empty() && !path.exists(), "it is there twice");
+        drop(open);
+        // And once more, as after a kill.
+        let again = recovered(dir.path(), vec![7; stored]).start.open.expect("an open file");
+        assert_eq!(again.segment.raw_len(), len as u64);
+    }
+}
+
 #[test]
 fn an_open_file_that_differs_anywhere_from_what_the_store_holds_is_filled_from_the_store() {
     let len = 600 << 10;

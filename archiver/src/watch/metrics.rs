@@ -51,6 +51,11 @@ fn describe() {
     );
     describe_gauge!("pitr_received_position", Unit::Bytes, "End of what was received");
     describe_gauge!("pitr_source_position", Unit::Bytes, "End of the server's log as it told");
+    describe_gauge!(
+        "pitr_standby_slot_position",
+        Unit::Bytes,
+        "Beside a standby: from where our slot on it holds the log"
+    );
     describe_gauge!("pitr_epoch", "Timeline of the durable position");
     describe_gauge!(
         "pitr_oplog_window_seconds",

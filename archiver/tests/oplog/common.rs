@@ -159,6 +159,7 @@ impl Follower {
         let state = Arc::new(State::new(Engine::Mongodb, lag, health, level));
         let gaps = taken.clone();
         let setup = CaptureSetup {
+            right: None,
             options,
             set,
             clock,

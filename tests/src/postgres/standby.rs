@@ -39,6 +39,22 @@ impl Cluster {
         Ok(copy)
     }
 
+    /// Makes of this server, which has ended, a running standby of the one that took its place: what
+    /// it alone has written is thrown away (pg_rewind; it wants data checksums or wal_log_hints).
+    pub fn rewind_to(&self, primary: &Cluster) -> Result<()> {
+        // Before 16 pg_rewind reads the new timeline from a control file that only a checkpoint writes.
+        primary.sql("CHECKPOINT")?;
+        let mut rewind = self.tool("pg_rewind");
+        rewind
+            .args(["--no-sync", "--write-recovery-conf"])
+            .args(["--source-server", &primary.url(SUPERUSER, "postgres")])
+            .arg("--target-pgdata")
+            .arg(&self.data);
+        process::run(rewind).context("pg_rewind failed")?;
+        self.start()?;
+        self.await_streaming()
+    }
+
     /// Waits until this standby receives from its primary.
     pub fn await_streaming(&self) -> Result<()> {
         let query = "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'";

@@ -2,9 +2,12 @@
 
 use anyhow::{Context, Result, ensure};
 use proto::archive::ledger::Event;
+use tests::archive::Archive;
 use tests::gate::Gate;
 use tests::postgres::Cluster;
+use tests::programs::{self, Pitrd};
 use tests::scope;
+use tests::seaweed::Seaweed;
 use tests::wait::Deadline;
 
 use crate::flow::protected::{Place, Protected};
@@ -67,7 +70,7 @@ fn lose(version: u32, loss: Loss) -> Result<()> {
     })?;
     protected.cluster.add_rows(100)?;
     protected.await_everything()?;
-    let archive = tests::archive::Archive::at(protected.archive.as_ref());
+    let archive = Archive::at(protected.archive.as_ref());
     let bases = || -> Result<usize> {
         let keys = archive.keys("lineage/1/base/")?;
         Ok(keys.iter().filter(|key| key.ends_with("/complete.json")).count())
@@ -92,4 +95,85 @@ fn lose(version: u32, loss: Loss) -> Result<()> {
     protected.await_everything()?;
     println!("PostgreSQL {version} {loss:?}: gap {from:?} to {to:?} ({reason}); {found}");
     gate.pass(&protected.cluster, &archive).map(drop)
+}
+
+/// What can be restored is told in two ranges, with the gap between them.
+fn assert_split(archive: &Archive) -> Result<()> {
+    let environment = archive.environment();
+    let status =
+        programs::run("pitr", &["status", "--json", "--archive", archive.url()], &environment)?;
+    let status = status.json()?;
+    let count = |name: &str| status[name].as_array().map_or(0, Vec::len);
+    ensure!((count("windows"), count("gaps")) == (2, 1), "{status}");
+    Ok(())
+}
+
+/// With `--ack spool` the server lets go of what the store does not have yet. When the spool's disk is
+/// lost then, that is said; with the disk everything is there.
+#[test]
+fn a_spool_that_is_lost_with_what_it_had_acknowledged_is_a_recorded_gap_and_a_new_base()
+-> Result<()> {
+    for lost in [false, true] {
+        acknowledged_from_the_spool(lost)?;
+    }
+    Ok(())
+}
+
+fn acknowledged_from_the_spool(lost: bool) -> Result<()> {
+    let builder = Cluster::builder(scope::newest_postgres()).segment_mb(1);
+    let builder = builder.conf("max_wal_size", "4MB").conf("min_wal_size", "2MB");
+    let cluster = builder.start()?;
+    let seaweed = Seaweed::start_new()?;
+    let archive = Archive::on_s3(&seaweed, "spool-lost");
+    let mut pitrd = Pitrd::builder(&cluster.replication_url(), archive.url())
+        .envs(archive.environment())
+        .args(["--flush", "100ms", "--ack", "spool", "--take-over"])
+        .start()?;
+    pitrd.wait_for_log("base complete", &Deadline::seconds(300))?;
+    cluster.add_rows(100)?;
+    let mut gate = Gate::new();
+    gate.note(&cluster)?;
+    cluster.add_rows(100)?;
+    pitrd.wait_caught_up(&cluster)?;
+    seaweed.kill9()?;
+    // Not of the segment that the store holds a part of.
+    cluster.fill_log(3)?;
+    cluster.add_rows(10)?;
+    if lost {
+        gate.note_lost(&cluster)?
+    } else {
+        gate.note(&cluster)?
+    };
+    let target = cluster.fill_log(10)?;
+    pitrd.wait("the spool to be acknowledged", &Deadline::seconds(120), |_| {
+        Ok(cluster.slot_restart("pitr")?.is_some_and(|restart| restart >= target))
+    })?;
+    for _ in 0..3 {
+        cluster.fill_log(6)?;
+        cluster.sql("CHECKPOINT")?;
+    }
+    pitrd.kill9()?;
+    if lost {
+        std::fs::remove_dir_all(pitrd.spool()?)?;
+    }
+    seaweed.start()?;
+    pitrd.start()?;
+    cluster.add_rows(100)?;
+    pitrd.wait_caught_up(&cluster)?;
+    let bases = || -> Result<usize> {
+        let keys = archive.keys("lineage/1/base/")?;
+        Ok(keys.iter().filter(|key| key.ends_with("/complete.json")).count())
+    };
+    if lost {
+        pitrd.wait("a new base", &Deadline::seconds(300), |_| Ok(bases()? == 2))?;
+        let gaps = pitrd.metrics()?.sum("pitr_gaps_total");
+        ensure!(gaps == Some(1.0) && pitrd.log().contains("GAP"), "{gaps:?} gaps: {}", pitrd.log());
+        assert_split(&archive)?;
+    }
+    let log = archive.log()?;
+    ensure!(log.gaps().len() == usize::from(lost), "{:?}", log.gaps());
+    println!("spool lost: {lost}: {}", log.assert_unbroken()?);
+    gate.note(&cluster)?;
+    pitrd.wait_caught_up(&cluster)?;
+    gate.pass(&cluster, &archive).map(drop)
 }

@@ -23,6 +23,13 @@ mod pressed_disks;
 mod synchronous;
 mod promotion;
 mod left_behind;
+mod members;
+mod members_turns;
+mod from_standby;
+mod frozen;
+mod races;
+mod crashes;
+mod oplog_members;
 pub(crate) mod early;
 
 use std::path::Path;

@@ -16,19 +16,19 @@ use super::kills::await_flow;
 use crate::flow::mongodb::{archived, moment, program};
 use crate::flow::oplog_capture::{await_archived, more};
 
-fn source() -> Result<ReplicaSet> {
+pub(super) fn source() -> Result<ReplicaSet> {
     let window = ("minSnapshotHistoryWindowInSeconds", "3600");
     ReplicaSet::builder(1).oplog_mb(990).parameter(window.0, window.1).start()
 }
 
-fn sidecar(set: &ReplicaSet, archive: &Archive, more: &[&str]) -> Result<Pitrd> {
+pub(super) fn sidecar(set: &ReplicaSet, archive: &Archive, more: &[&str]) -> Result<Pitrd> {
     let flush = ["--flush", "100ms"];
     let builder = Pitrd::builder(&set.url(), archive.url()).args(flush);
     builder.args(more.iter().copied()).start()
 }
 
 /// The first writer, its base complete.
-fn protected(set: &ReplicaSet, archive: &Archive) -> Result<Pitrd> {
+pub(super) fn protected(set: &ReplicaSet, archive: &Archive) -> Result<Pitrd> {
     let first = sidecar(set, archive, &[])?;
     wait_for_status(archive.url(), &[], "a base", &Deadline::seconds(300), |status| {
         status["bases"].as_array().is_some_and(|bases| !bases.is_empty())
@@ -37,7 +37,7 @@ fn protected(set: &ReplicaSet, archive: &Archive) -> Result<Pitrd> {
 }
 
 /// What lies in the archive, by key.
-fn objects(archive: &Archive) -> Result<BTreeMap<String, Hash>> {
+pub(super) fn objects(archive: &Archive) -> Result<BTreeMap<String, Hash>> {
     let mut found = BTreeMap::new();
     for key in archive.keys("lineage/")? {
         // A tail may go while it is listed: its segment is sealed, or it was merged.
@@ -48,7 +48,7 @@ fn objects(archive: &Archive) -> Result<BTreeMap<String, Hash>> {
     Ok(found)
 }
 
-fn assert_nothing_was_written_over(
+pub(super) fn assert_nothing_was_written_over(
     before: &BTreeMap<String, Hash>,
     archive: &Archive,
 ) -> Result<()> {
@@ -81,13 +81,13 @@ fn assert_whole(set: &ReplicaSet, archive: &Archive) -> Result<()> {
     Ok(())
 }
 
-fn writers(archive: &Archive) -> Result<usize> {
+pub(super) fn writers(archive: &Archive) -> Result<usize> {
     let is_writer = |event: &Event| matches!(event, Event::Writer { .. });
     Ok(archive.ledger()?.iter().filter(|event| is_writer(event)).count())
 }
 
 /// The fences in the chains that are there.
-fn fences(archive: &Archive) -> Result<usize> {
+pub(super) fn fences(archive: &Archive) -> Result<usize> {
     archive.ask(async |store| {
         let lineage = *proto::archive::ends::lineages(store).await?.last().context("a lineage")?;
         let mut fences = 0;

@@ -8,10 +8,9 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use proto::archive::ArchiveError;
 use proto::archive::layout::OPLOG_EPOCH;
-use proto::archive::ledger::{self, Event};
+use proto::archive::ledger::Event;
 use proto::mongodb::{OplogTs, Record, SourceMode, first_document};
-use proto::store::retry::Backoff;
-use proto::store::{Class, Store};
+use proto::store::Store;
 use tokio::sync::watch;
 
 use super::capture::{
@@ -107,6 +106,7 @@ impl Source for Mongodb {
             clock: start.ground.clock.clone(),
             state: start.state.clone(),
             on_loss: on_loss(&start),
+            right: Some(start.right.clone()),
         };
         let last = start.held.last.map(|last| last.bytes);
         let mode = self.options.mode;
@@ -163,10 +163,10 @@ pub(crate) fn go_on(opened: &Opened, held: &Held) -> Continue {
 /// on the record: a gap shows in the segments themselves, a collection that is not carried in its event.
 /// Who looks at the ledger alone does: `pitr status`, and what decides when a base is due.
 fn on_loss(start: &CaptureStart) -> Arc<dyn Fn(Loss) -> BoxFuture<'static, ()> + Send + Sync> {
-    let (ground, lineage) = (start.ground.clone(), start.opened.lineage);
+    let (right, clock) = (start.right.clone(), start.ground.clock.clone());
     let wanted = start.base_wanted.clone();
     Arc::new(move |loss: Loss| {
-        let (ground, wanted) = (ground.clone(), wanted.clone());
+        let (right, clock, wanted) = (right.clone(), clock.clone(), wanted.clone());
         let event = match loss {
             Loss::Gap(Gap { last, first, from, to, reason }) => {
                 Event::Gap { from, to, reason, oplog: Some([last, first]) }
@@ -176,16 +176,7 @@ fn on_loss(start: &CaptureStart) -> Arc<dyn Fn(Loss) -> BoxFuture<'static, ()> +
             }
         };
         async move {
-            let mut backoff = Backoff::new();
-            let (store, clock) = (&*ground.store, &ground.clock);
-            while let Err(error) = ledger::append(store, lineage, clock.wall(), event.clone()).await
-            {
-                if !matches!(error.class(), Class::Retry | Class::Config) {
-                    tracing::error!(%error, ?event, "not recorded in the ledger");
-                    break;
-                }
-                tokio::time::sleep(backoff.next_wait()).await;
-            }
+            right.record(&*clock, event).await;
             wanted.notify_one();
         }
         .boxed()

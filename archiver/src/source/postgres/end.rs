@@ -15,6 +15,7 @@ use proto::postgres::lsn::{Lsn, SegmentId, SegmentSize, Timeline};
 use proto::segment::{FOOTER_READ, Footer, Hash, read_sealed};
 use proto::store::{Key, Range, Store};
 
+use crate::ship::Durable;
 use crate::ship::resume::End;
 use crate::spool::WalSegments;
 use crate::spool::recover::StoreEnd;
@@ -83,6 +84,24 @@ pub async fn is_stored_beyond(
         }
     }
     Ok(false)
+}
+
+/// Before which everything is sealed: as far as segments go, what is durable. It costs a few
+/// listings, and no look at the tails.
+///
+/// # Errors
+/// When the store fails.
+pub async fn stored(
+    store: &dyn Store,
+    lineage: Lineage,
+    identity: &PostgresIdentity,
+) -> Result<Option<Durable>, ArchiveError> {
+    let Some(timeline) = ends::timelines(store, lineage).await?.last().copied() else {
+        return Ok(None);
+    };
+    let open = open_segment(store, lineage, identity, timeline).await?;
+    let reached = open.start(identity.segment_bytes).at(timeline);
+    Ok(Some(Durable::found(reached)))
 }
 
 /// The raw bytes of a segment that was sealed unfilled.

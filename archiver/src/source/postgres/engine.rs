@@ -11,10 +11,10 @@ use proto::position::{ByteCount, Position};
 use proto::postgres::lsn::Timeline;
 use proto::store::Store;
 
-use super::capture::{Capture, CaptureError, CaptureSetup, OnSlotMax, check_lineage};
+use super::capture::{Belongs, Capture, CaptureError, CaptureSetup, OnSlotMax, check_lineage};
 use super::commits::WalCommits;
 use super::indexer::WalIndexer;
-use super::{Class, ConnectOptions, Error, Session, SlotName, SqlSession, begin, end};
+use super::{Class, ConnectOptions, Error, Session, SlotName, SqlSession, begin, end, ready};
 use crate::base::PostgresBases;
 use crate::pipeline::{Ground, Opened, PipelineError};
 use crate::seal::SegmentIndexer;
@@ -50,13 +50,21 @@ impl Source for Postgres {
             self.options.newest.know(*archived);
         }
         let session = Session::connect(&self.options).await?;
+        let endpoint = session.server().endpoint.clone();
+        let found = session.server().identity.timeline;
         let checked = check_lineage(store, opened.lineage, identity, self.accept, session).await;
-        checked.map(drop).map_err(|error| match error {
+        match checked {
+            Ok(Belongs::Proved | Belongs::Unknown) => Ok(()),
+            // It will be rewound, or is to be: until then it has nothing to write.
+            Ok(Belongs::Behind) => {
+                let newest = self.options.newest.get();
+                Err(Error::LeftBehind { endpoint, found, newest }.into())
+            }
             // Told apart by whoever decides what is waited for.
-            CaptureError::Source(error) => error.into(),
-            CaptureError::Archive(error) => error.into(),
-            other => other.into(),
-        })
+            Err(CaptureError::Source(error)) => Err(error.into()),
+            Err(CaptureError::Archive(error)) => Err(error.into()),
+            Err(other) => Err(other.into()),
+        }
     }
 
     async fn is_ahead(&self, ground: &Ground, opened: &Opened) -> Result<bool, PipelineError> {
@@ -124,10 +132,19 @@ impl Source for Postgres {
             slot_max: self.slot_max,
             on_slot_max: self.on_slot_max,
             base_wanted: start.base_wanted,
+            right: start.right,
         };
         let acknowledged = start.durable.acknowledged;
         let capture = Capture::new(setup, start.ring, acknowledged, start.stop, start.next);
         capture.run().map(|ended| ended.map_err(PipelineError::from)).boxed()
+    }
+
+    async fn keep_ready(&self, ground: &Ground, follows: bool) -> Result<(), PipelineError> {
+        // The only one is followed: there is no other, and none of its senders is taken.
+        if follows && self.options.endpoints.len() == 1 {
+            return Ok(());
+        }
+        ready::keep(self, ground).await
     }
 
     fn bases(&self, beside: Beside) -> Arc<dyn Bases> {

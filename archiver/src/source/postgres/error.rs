@@ -111,7 +111,7 @@ pub enum Error {
     NoChannelBinding { endpoint: Endpoint },
     #[error("{endpoint} is not a {wanted} server")]
     WrongRole { endpoint: Endpoint, wanted: &'static str },
-    /// One of several hosts: another one went on without it.
+    /// Another server went on without it.
     #[error("{endpoint} is on timeline {found}, and {newest} is known: it was left behind")]
     LeftBehind { endpoint: Endpoint, found: Timeline, newest: Timeline },
     #[error("no host could be used: {}", Causes(others, last))]
@@ -180,10 +180,12 @@ impl Error {
         self.class().is_retryable()
     }
 
-    /// Whether a server answered and is no primary: what is waited for is its promotion.
+    /// Whether a server answered and is no primary, or one that a promotion has left behind: what is
+    /// waited for is its own promotion.
     pub fn is_standby(&self) -> bool {
         match self {
             Self::WrongRole { wanted, .. } => matches!(*wanted, "primary" | "read-write"),
+            Self::LeftBehind { .. } => true,
             Self::EveryHost { last, others } => {
                 last.is_standby() || others.iter().any(Self::is_standby)
             }

@@ -26,6 +26,7 @@ pub mod drive;
 pub mod capture;
 mod begin;
 pub mod end;
+mod ready;
 mod engine;
 pub mod commits;
 pub mod indexer;

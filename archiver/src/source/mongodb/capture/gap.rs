@@ -105,6 +105,12 @@ impl Capture {
         first: OpTime,
         tried: &[Error],
     ) -> Result<(), CaptureError> {
+        // What another one has brought up is no loss.
+        if let Some(right) = &self.setup.right
+            && let Some(by) = right.taken_by().await
+        {
+            return Err(CaptureError::Superseded { own: right.writer, by });
+        }
         let (from, to) = self.packer.skip();
         self.hand_on()?;
         let asked: Vec<String> = tried.iter().map(|error| proto::cli::causes(error)).collect();

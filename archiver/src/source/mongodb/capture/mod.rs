@@ -30,6 +30,7 @@ use super::changes::{self, Stream};
 use super::tail::{self, From, Tail};
 use super::{Class, ConnectOptions, Error, Member};
 use crate::ring::RingSender;
+use crate::ship::Right;
 use crate::source::held;
 use crate::watch::repeat::Repeat;
 use crate::watch::state::State;
@@ -50,6 +51,9 @@ pub enum CaptureError {
     WrongSet { expected: String, found: String, member: String },
     #[error("the archive is of the set's {archived}, and --source-mode says {asked}")]
     OtherMode { archived: SourceMode, asked: SourceMode },
+    /// While the set was away or we stood still.
+    #[error("writer {by} has taken over; this is writer {own}")]
+    Superseded { own: u64, by: u64 },
     #[error(transparent)]
     Source(#[from] Error),
     #[error(transparent)]
@@ -92,6 +96,8 @@ pub struct CaptureSetup {
     /// Told of each loss, before anything behind it is archived: done when it is recorded, and a new
     /// base is wanted.
     pub on_loss: Arc<dyn Fn(Loss) -> BoxFuture<'static, ()> + Send + Sync>,
+    /// By which a gap is told; `None` without an archive.
+    pub right: Option<Right>,
 }
 
 /// Where the log goes on, as spool and store have it.

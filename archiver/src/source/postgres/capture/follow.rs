@@ -1,7 +1,7 @@
 //! Is this our cluster, and does its log continue ours? What must hold before a byte is streamed.
 
 use bytes::Bytes;
-use proto::archive::ledger::{self, Event};
+use proto::archive::ledger::Event;
 use proto::position::ByteCount;
 use proto::postgres::history::History;
 use proto::postgres::lsn::{Lsn, SegmentId, Timeline};
@@ -20,8 +20,8 @@ impl Capture {
         let found = session.identify().await?;
         check_cluster(&self.setup, session, found.system_id)?;
         if found.timeline < self.timeline {
-            let (archive, server) = (self.timeline, found.timeline);
-            return Err(CaptureError::TimelineBehind { archive, server });
+            let (endpoint, newest) = (session.server().endpoint.clone(), self.timeline);
+            return Err(Error::LeftBehind { endpoint, found: found.timeline, newest }.into());
         }
         // Before anything is made: a slot at a copy that is refused would hold its log for ever.
         if found.timeline > self.timeline {
@@ -123,7 +123,7 @@ impl Capture {
     }
 }
 
-pub(super) async fn fetch_history(
+pub(in crate::source::postgres) async fn fetch_history(
     session: &mut Session,
     timeline: Timeline,
 ) -> Result<HistoryFile, CaptureError> {
@@ -168,7 +168,10 @@ async fn ensure_slot(slot: &SlotName, session: &mut Session) -> Result<bool, Err
 }
 
 /// Drops our slot; one that is gone is no error.
-pub(super) async fn drop_slot(slot: &SlotName, session: &mut Session) -> Result<(), Error> {
+pub(in crate::source::postgres) async fn drop_slot(
+    slot: &SlotName,
+    session: &mut Session,
+) -> Result<(), Error> {
     match session.drop_slot(slot).await {
         Err(error) if error.class() == Class::NoSuchSlot => Ok(()),
         other => other,
@@ -244,22 +247,12 @@ pub(super) async fn read_slot(
 /// depends on it, since a hole shows in the segments themselves. Behind a gap a base is wanted: once
 /// the ledger tells of it, or whoever looks would find none due.
 pub(super) fn record(setup: &CaptureSetup, event: Event) {
-    let (store, lineage, clock) = (setup.store.clone(), setup.lineage, setup.clock.clone());
+    let (right, clock) = (setup.right.clone(), setup.clock.clone());
     let base_wanted = setup.base_wanted.clone();
     tokio::spawn(async move {
-        let mut backoff = proto::store::retry::Backoff::new();
-        while let Err(error) = ledger::append(&*store, lineage, clock.wall(), event.clone()).await {
-            match error.class() {
-                proto::store::Class::Retry | proto::store::Class::Config => {
-                    tokio::time::sleep(backoff.next_wait()).await;
-                }
-                _ => {
-                    tracing::error!(%error, ?event, "not recorded in the ledger");
-                    return;
-                }
-            }
-        }
-        if matches!(event, Event::Gap { .. }) {
+        let is_gap = matches!(event, Event::Gap { .. });
+        right.record(&*clock, event).await;
+        if is_gap {
             base_wanted.notify_one();
         }
     });

@@ -29,17 +29,24 @@ use tokio_util::sync::CancellationToken;
 use super::drive::{self, Drive, Outcome};
 use super::{Acknowledged, Class, ConnectOptions, Error, Session, SlotName, StreamOptions, end};
 use crate::ring::{Item, RingSender};
-use crate::ship::Durable;
+use crate::ship::{Durable, Right};
 use crate::source::held;
 use crate::watch::repeat::Repeat;
 use crate::watch::state::{Phase, State};
 pub use belongs::{Belongs, check_lineage};
 pub use follow::{Found, slot_position};
+pub(in crate::source::postgres) use follow::{drop_slot, fetch_history};
 pub use guard::OnSlotMax;
 use sink::RingSink;
 
 /// How far a promotion may lie below what is durable (DESIGN §5.7).
 pub const REWIND_MAX: ByteCount = ByteCount(64 << 20);
+
+/// Between two tries to reach a server that is away.
+const AWAY_MAX: Duration = Duration::from_secs(5);
+/// Between two looks at a server that is no primary: a promotion is followed within ten seconds
+/// (DESIGN §5.6).
+pub(crate) const ROLE_EVERY: Duration = Duration::from_secs(2);
 
 /// What ends the capture: only a contradiction, never a server that is away.
 #[derive(Debug, thiserror::Error)]
@@ -47,8 +54,6 @@ pub const REWIND_MAX: ByteCount = ByteCount(64 << 20);
 pub enum CaptureError {
     #[error("the archive belongs to cluster {expected}, and {endpoint} is cluster {found}")]
     WrongCluster { expected: String, found: String, endpoint: String },
-    #[error("the archive is on timeline {archive}, and the server on the older timeline {server}")]
-    TimelineBehind { archive: Timeline, server: Timeline },
     #[error(
         "timeline {server} branched from timeline {archive} {}, not at a promotion near {durable}",
         at.map_or_else(|| "nowhere".to_owned(), |at| format!("at {at}"))
@@ -80,6 +85,9 @@ pub enum CaptureError {
     /// The server has let go of what comes next, and the store has it: another writer was there.
     #[error("the server has let go of the log behind {held}, and it is archived already")]
     Archived { held: Lsn },
+    /// While the server was away or a standby.
+    #[error("writer {by} has taken over; this is writer {own}")]
+    Superseded { own: u64, by: u64 },
     #[error(transparent)]
     Source(#[from] Error),
     #[error(transparent)]
@@ -107,6 +115,7 @@ pub struct CaptureSetup {
     pub on_slot_max: OnSlotMax,
     /// Told when the log has a gap: a new base is needed.
     pub base_wanted: Arc<tokio::sync::Notify>,
+    pub right: Right,
 }
 
 pub struct Capture {
@@ -177,7 +186,8 @@ impl Capture {
             return Ok(Next::Wait);
         }
         // Beside a standby it goes on waiting while it asks again.
-        if self.setup.state.phase() != Phase::Waiting {
+        let waited = self.setup.state.phase() == Phase::Waiting;
+        if !waited {
             self.setup.state.enter(Phase::Connecting);
         }
         let stop = self.stop.clone();
@@ -186,6 +196,10 @@ impl Capture {
             connected = Session::connect(&self.setup.options) => connected?,
         };
         let mut session = connected;
+        if waited {
+            // Beside what was a standby another one may have written meanwhile.
+            self.still_writes().await?;
+        }
         self.prepare(&mut session).await?;
         loop {
             session = match self.stream(session).await? {
@@ -289,6 +303,8 @@ impl Capture {
     /// The server no longer has the log that comes next: the stretch up to what a new slot holds is
     /// lost. It is recorded, and a new base is wanted.
     async fn skip_what_is_lost(&mut self, error: &Error) -> Result<Streamed, CaptureError> {
+        // What another one has brought up is no loss, and the slot may be its own by now.
+        self.still_writes().await?;
         let mut session = Session::connect(&self.setup.options).await?;
         let found = session.identify().await?;
         let mut restart = self.slot_restart(&mut session).await?;
@@ -338,6 +354,16 @@ impl Capture {
         Ok(follow::slot_position(options, slot, session).await?.restart)
     }
 
+    /// # Errors
+    /// [`CaptureError::Superseded`].
+    async fn still_writes(&self) -> Result<(), CaptureError> {
+        let own = self.setup.right.writer;
+        match self.setup.right.taken_by().await {
+            Some(by) => Err(CaptureError::Superseded { own, by }),
+            None => Ok(()),
+        }
+    }
+
     async fn margin_of(&self, session: &mut Session) -> Duration {
         let delay = session.show("wal_writer_delay").await.ok();
         let delay = delay.and_then(|text| super::session::parse_duration(&text));
@@ -347,7 +373,8 @@ impl Capture {
     async fn away(&mut self, error: &Error, backoff: &mut Backoff) {
         let standby = error.is_standby();
         self.setup.state.enter(if standby { Phase::Waiting } else { Phase::Connecting });
-        let wait = backoff.next_wait().max(Duration::from_millis(200));
+        let most = if standby { ROLE_EVERY } else { AWAY_MAX };
+        let wait = backoff.next_wait().clamp(Duration::from_millis(200), most);
         let (class, state) = (error.class(), error.sqlstate());
         if let Some(kept_back) = self.repeat.tell(format!("{class:?} {state:?}")) {
             let (error, again_in_ms) = (proto::cli::causes(error), wait.as_millis() as u64);

@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 
 use crate::process;
 use crate::scratch::Folder;
+use crate::wait::{self, Deadline};
 
 /// File systems whose users fsync for good reasons.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,7 +107,18 @@ impl LoopDisk {
         let mut unmount = Command::new("umount");
         unmount.arg(&self.mount);
         process::run(unmount)?;
+        self.await_release()?;
         self.mount()
+    }
+
+    /// A process with mounts of its own (`unshare -m`) holds a copy of this one too: the same device
+    /// would be mounted again, in the state that it is in.
+    fn await_release(&self) -> Result<()> {
+        wait::until(&Deadline::seconds(300), "the loop device to be let go", || {
+            let mut list = Command::new("losetup");
+            list.arg("-j").arg(&self.image);
+            Ok(process::run(list)?.stdout.is_empty().then_some(()))
+        })
     }
 
     fn mount(&self) -> Result<()> {

@@ -14,7 +14,6 @@ use crate::pipeline::Ground;
 use crate::source::Source;
 use crate::watch::metrics::Current;
 use crate::watch::repeat::Repeat;
-use crate::watch::state::Phase;
 
 /// A slot that stands still for so long costs the member a few segments of its disk.
 const KEEP_EVERY: Duration = Duration::from_secs(10);
@@ -30,8 +29,7 @@ pub(super) async fn tend(
 ) {
     let mut repeat = Repeat::new(ground.clock.clone());
     while !stop.is_cancelled() {
-        let phase = current.borrow().as_ref().map(|state| state.phase());
-        let follows = matches!(phase, Some(Phase::Streaming | Phase::CatchingUp | Phase::Held));
+        let follows = current.borrow().as_ref().is_some_and(|state| state.phase().follows());
         let round = source.keep_ready(&ground, follows);
         let round = tokio::select! {
             () = stop.cancelled() => return,

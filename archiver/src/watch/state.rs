@@ -43,6 +43,16 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// Whether a server is followed, though nothing may come from it just now.
+    pub const fn follows(self) -> bool {
+        match self {
+            Self::CatchingUp | Self::Streaming | Self::StoreAway | Self::SlotUnderPressure => true,
+            Self::OplogWindowUnderPressure | Self::Held | Self::Released => true,
+            Self::Starting | Self::Connecting => false,
+            Self::Waiting | Self::Fenced | Self::Stopped => false,
+        }
+    }
+
     pub const ALL: [Self; 12] = [
         Self::Starting,
         Self::Connecting,

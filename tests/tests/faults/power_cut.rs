@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rand::Rng;
+use rustix::process::Signal;
 use tests::archive::Archive;
 use tests::loop_disk::{FileSystem, LoopDisk};
 use tests::mongod::ReplicaSet;
@@ -28,12 +29,11 @@ fn cut<E: Engine>(guarded: &mut Guarded<E>, disk: &LoopDisk) -> Result<()> {
     std::thread::sleep(wait(400));
     let forgotten = disk.path().join("never-synced");
     std::fs::write(&forgotten, "written, and not synced")?;
+    // The machine goes with its disk. An ext4 that is shut down may still confirm an fdatasync that was
+    // under way and of which it keeps nothing: about one in a hundred, seen with a program of ten lines.
+    guarded.pitrd.signal(Signal::STOP)?;
     disk.cut_power()?;
-    // Nothing that it does now may be taken for durable.
-    std::thread::sleep(wait(1500));
-    if guarded.pitrd.is_running() {
-        guarded.pitrd.kill9()?;
-    }
+    guarded.pitrd.kill9()?;
     disk.come_back()?;
     let lost = std::fs::read(&forgotten).map_or(true, |bytes| bytes.is_empty());
     ensure!(lost, "the disk kept what was not synced: this was no power cut");

@@ -7,7 +7,7 @@ use rand::Rng;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::life::{Machine, Manner, reaches, runtime};
+use super::life::{Machine, Manner, World, reaches, runtime};
 use super::seen::ZOMBIES;
 use super::weather::writes;
 
@@ -59,7 +59,7 @@ pub(super) fn zombie(machines: &mut [Machine; 2]) {
         let (stop, world) = (CancellationToken::new(), one.world.clone());
         let some = world.database.rest() / 12;
         let witness = async {
-            world.database.write(some);
+            write_some(&world, some);
             world.catches_up(TAKEOVER_MAX).await;
             // A takeover may still be under way.
             sleep(NOTICED).await;
@@ -68,10 +68,7 @@ pub(super) fn zombie(machines: &mut [Machine; 2]) {
             zombie.fate.stand_still(Instant::now() + TAKEOVER_MAX * 2);
             let wakes = Instant::now() + TAKEOVER_MAX * 2;
             sleep(Duration::from_secs(1)).await;
-            let before = world.database.written();
-            while world.database.written() == before {
-                world.database.write(some);
-            }
+            write_some(&world, some);
             let reached = reaches(&world.store, world.database.written());
             timeout(TAKEOVER_MAX, reached).await.expect("the other one takes over");
             assert!(heir.writes.get());
@@ -91,4 +88,12 @@ pub(super) fn zombie(machines: &mut [Machine; 2]) {
         other.end(&second);
         one.seen.count(ZOMBIES, 1);
     });
+}
+
+/// So much, or as much more as a whole record takes.
+fn write_some(world: &World, bytes: u64) {
+    let before = world.database.written();
+    while world.database.written() == before {
+        world.database.write(bytes);
+    }
 }

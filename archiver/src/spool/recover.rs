@@ -65,7 +65,10 @@ pub fn recover(setup: &RecoverSetup, end: &StoreEnd) -> Result<Recovered, SpoolE
     for sealed in found {
         let head = sealed.footer.head;
         let begins = at.is(&sealed.slot) && head.previous == at.previous;
-        let branches = kept.last().is_some_and(|last| branches_from(last, &sealed));
+        let branches = match kept.last() {
+            Some(last) => branches_from(last, &sealed),
+            None => branches_from_store(end, &sealed),
+        };
         let fits = (begins && (!kept.is_empty() || holds(disk, &sealed, &end.raw)?)) || branches;
         if fits {
             at = Next::behind(&sealed, setup.segmenter.as_ref());
@@ -76,7 +79,7 @@ pub fn recover(setup: &RecoverSetup, end: &StoreEnd) -> Result<Recovered, SpoolE
         }
     }
     let unfilled = kept.pop_if(|last| last.footer.partial);
-    let of_unfilled = unfilled.as_ref().map(|sealed| raw_of(disk, sealed)).transpose()?;
+    let of_unfilled = unfilled.as_ref().map(|sealed| raw_of(disk, sealed)).transpose()?.flatten();
     let mut held: &[u8] = match &of_unfilled {
         Some(raw) => raw,
         None if kept.is_empty() => &end.raw,
@@ -146,6 +149,13 @@ fn branches_from(last: &SealedFile, sealed: &SealedFile) -> bool {
         && sealed.footer.head.previous == last.footer.head.previous
 }
 
+/// The same, where the store has the old epoch's segment already: the new one begins with its bytes.
+fn branches_from_store(end: &StoreEnd, sealed: &SealedFile) -> bool {
+    sealed.slot.name.epoch > end.epoch
+        && sealed.slot.start == end.start
+        && sealed.footer.head.previous == end.previous
+}
+
 fn sealed_files(setup: &RecoverSetup) -> Result<Vec<SealedFile>, SpoolError> {
     let (disk, dir) = (&*setup.disk, &setup.dir);
     let mut found = Vec::new();
@@ -204,12 +214,15 @@ pub fn is_whole(disk: &dyn Disk, path: &Path, footer: &Footer) -> Result<bool, S
     Ok(true)
 }
 
-/// What a sealed file holds, which was found whole.
-fn raw_of(disk: &dyn Disk, sealed: &SealedFile) -> Result<Vec<u8>, SpoolError> {
+/// What a sealed file holds; `None` when that is not what its footer says.
+fn raw_of(disk: &dyn Disk, sealed: &SealedFile) -> Result<Option<Vec<u8>>, SpoolError> {
     let path = &sealed.path;
     let object = disk.read(path).map_err(io_error("read", path))?;
-    let wrong = |source| SpoolError::Segment { path: path.clone(), source };
-    read_sealed(&object).map(|(_, raw)| raw).map_err(wrong)
+    let raw = read_sealed(&object).map(|(_, raw)| raw);
+    if let Err(error) = &raw {
+        tracing::warn!(file = %path.display(), %error, "a damaged spool file: the source sends it again");
+    }
+    Ok(raw.ok())
 }
 
 /// Whether the file begins with exactly these raw bytes.

@@ -24,11 +24,15 @@ fn slot() -> Slot {
 
 /// An open file of segment 5 that holds `len` bytes in frames of 256 KiB.
 fn left_open(dir: &Path, codec: Codec, len: usize) -> OpenFile {
-    let slot = slot();
+    left_open_of(Epoch(1), dir, codec, len)
+}
+
+fn left_open_of(epoch: Epoch, dir: &Path, codec: Codec, len: usize) -> OpenFile {
+    let slot = segments().slot(Position::new(epoch, START));
     let head = SegmentHead {
         engine: Engine::Postgresql,
         lineage: 1,
-        epoch: Epoch(1),
+        epoch,
         number: slot.number,
         writer: 1,
         start: START,
@@ -114,6 +118,40 @@ fn a_segment_that_was_sealed_unfilled_at_an_epochs_end_is_open_again_with_all_it
         let again = recovered(dir.path(), vec![7; stored]).start.open.expect("an open file");
         assert_eq!(again.segment.raw_len(), len as u64);
     }
+}
+
+#[test]
+fn a_segment_sealed_unfilled_whose_footer_tells_of_other_bytes_comes_again_and_ends_nothing() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let open = left_open(dir.path(), Codec::Lz4, 300 << 10);
+    let sealed = open.seal(true, Codec::Lz4).expect("sealed");
+    // Frames and checksums fit; the hash is of something else.
+    let mut footer = sealed.footer.clone();
+    footer.hash = Hash::of(b"something else");
+    let disk = SystemDisk;
+    use proto::disk::Disk;
+    let mut bytes = disk.read(&sealed.path).expect("read");
+    bytes.truncate(usize::try_from(footer.frames_len()).expect("small"));
+    bytes.extend(footer.encode());
+    disk.remove(&sealed.path).expect("removed");
+    disk.create_new(&sealed.path).and_then(|mut file| file.write_all(&bytes)).expect("written");
+    let found = recovered(dir.path(), vec![7; 1000]);
+    assert_eq!(found.start.next, Offset(START.0 + 1000), "what the store has is all there is");
+    assert!(found.sealed.is_empty() && !sealed.path.exists());
+}
+
+/// Acknowledged from the spool, it is on no server any more.
+#[test]
+fn what_the_spool_alone_has_of_a_new_epoch_is_kept_though_the_old_ones_segment_is_stored() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let sealed = left_open_of(Epoch(2), dir.path(), Codec::Lz4, 1 << 20).seal(false, Codec::Lz4);
+    let sealed = sealed.expect("sealed");
+    let found = recovered(dir.path(), vec![7; 1000]);
+    assert_eq!(found.sealed.len(), 1);
+    assert!(sealed.path.exists());
+    let reached = (found.start.epoch, found.start.next, found.start.previous);
+    assert_eq!(reached, (Epoch(2), Offset(START.0 + SIZE), sealed.footer.hash));
+    assert!(found.start.open.is_none());
 }
 
 #[test]

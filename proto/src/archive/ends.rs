@@ -1,12 +1,14 @@
 //! Where an archive's lineages and a timeline's log begin and end, found in a few listings.
 
+use bytes::Bytes;
+
 use super::identity::{FORMAT_VERSION, Identity};
 use super::layout::{self, Lineage};
 use super::{ArchiveError, from_json};
 use crate::position::Epoch;
 use crate::postgres::history::History;
 use crate::postgres::lsn::{SegmentId, SegmentSize, Timeline};
-use crate::store::{Range, Store, list_all};
+use crate::store::{Key, Range, Store, StoreError, list_all};
 
 /// The lineages of an archive, in order.
 ///
@@ -111,11 +113,60 @@ pub async fn history(
     timeline: Timeline,
 ) -> Result<Option<History>, ArchiveError> {
     let key = lineage.history(timeline);
-    match store.get(&key, Range::All).await {
+    match read_twice(store, &key).await {
         Ok(raw) => History::parse(timeline, raw)
             .map(Some)
             .map_err(|source| ArchiveError::History { key, source }),
         Err(error) if error.is_absent() => Ok(None),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Reads that must not differ, of so many.
+const READS_MAX: usize = 6;
+
+/// PostgreSQL's own file, without a checksum, and it says where a timeline's log begins: a bit that
+/// turned over on its way would lead a writer astray. So it counts once two reads agree.
+async fn read_twice(store: &dyn Store, key: &Key) -> Result<Bytes, StoreError> {
+    let mut last = store.get(key, Range::All).await?;
+    for _ in 1..READS_MAX {
+        let again = store.get(key, Range::All).await?;
+        if again == last {
+            return Ok(last);
+        }
+        last = again;
+    }
+    let detail = format!("{READS_MAX} reads, and no two of them one after the other agree");
+    Err(StoreError::Damaged { address: store.address(), key: key.clone(), detail })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::fault::{Fault, FaultStore, Kind, Op, Rule};
+    use crate::store::folder::FolderStore;
+    use crate::store::{Access, Body};
+
+    #[tokio::test]
+    async fn a_history_that_was_misread_once_leads_nobody_astray() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let inner = FolderStore::open(folder.path(), Access::ReadWrite).await.expect("a store");
+        let (store, faults) = FaultStore::new(std::sync::Arc::new(inner), 7);
+        let (lineage, timeline) = (Lineage(1), Timeline(3));
+        let raw = "1\t0/3000150\tno recovery target specified\n";
+        let body = Body::from(raw.as_bytes().to_vec());
+        store.put(&lineage.history(timeline), &body).await.expect("put");
+        let truth = History::parse(timeline, Bytes::from(raw)).expect("a history").entries;
+        for fault in [Fault::Flip, Fault::Short] {
+            faults.script(Rule::once(Op::Get, fault));
+            let found = history(&*store, lineage, timeline).await.expect("read").expect("there");
+            assert_eq!(found.entries, truth);
+        }
+        assert!(faults.fired(Kind::Flip) > 0 && faults.fired(Kind::Short) > 0);
+        // Another one each time: nobody can tell which.
+        faults.script(Rule::once(Op::Get, Fault::Flip).times(99));
+        let refused = history(&*store, lineage, timeline).await;
+        assert!(matches!(refused, Err(ArchiveError::Store(StoreError::Damaged { .. }))));
+        assert!(history(&*store, lineage, Timeline(9)).await.expect("read").is_none());
     }
 }

@@ -154,6 +154,7 @@ impl Machine {
     pub(super) fn live_and_die(&mut self) {
         let runtime = runtime();
         runtime.block_on(async {
+            self.world.store.new_day();
             let writes = writes(self.world.database.clone(), 1, self.rng.random());
             let moment = Duration::from_millis(self.rng.random_range(100..60_000));
             let manner = Manner {

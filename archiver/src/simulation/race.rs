@@ -22,6 +22,7 @@ pub(super) fn race(machines: &mut [Machine; 2]) {
     let [one, other] = machines;
     let lasts = Duration::from_secs(one.rng.random_range(60..600));
     runtime.block_on(async {
+        one.world.store.new_day();
         let writes = writes(one.world.database.clone(), 8, one.rng.random());
         tokio::select! {
             biased;

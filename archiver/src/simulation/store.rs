@@ -14,9 +14,14 @@ use proto::segment::{Footer, Hash, TailHeader, TailKind, read_sealed, read_tail}
 use proto::store::{Key, LIST_PAGE_MAX, Object, Page, Put, StoreError};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use tokio::time::Instant;
 
 use super::seen::{LAGGING_LISTS, LATE_PUTS, SPOILT_PUTS, Seen};
 use super::written::{Ranges, Written};
+
+/// The longest that a listing lags, and how long after its beginning it may lag again.
+const LAG_MAX: Duration = Duration::from_secs(8);
+const LAG_EVERY: Duration = Duration::from_secs(20);
 
 /// An object, and the how-many-eth it was to be created.
 #[derive(Debug)]
@@ -41,6 +46,8 @@ struct State {
     /// The last single tail of each chain.
     chains: BTreeMap<String, TailHeader>,
     lag: Option<Lag>,
+    /// When it began to lag the last time, by the clock of this day.
+    lagged: Option<Instant>,
     /// How likely a body is spoilt on its way, and how likely a put is done late.
     spoils: f64,
     delays: f64,
@@ -74,6 +81,7 @@ impl MemoryStore {
             held: BTreeMap::new(),
             chains: BTreeMap::new(),
             lag: None,
+            lagged: None,
             spoils: 0.0,
             delays: 0.0,
             rng: StdRng::seed_from_u64(seed),
@@ -93,8 +101,19 @@ impl MemoryStore {
         (state.lag, state.spoils, state.delays) = (None, 0.0, 0.0);
     }
 
+    /// Listings lag from now on for up to [`LAG_MAX`], and not again for [`LAG_EVERY`]: whoever asks for
+    /// ten seconds before it takes something for absent sees what there is.
     pub(super) fn lag(&self, lag: Lag) {
-        self.state().lag = Some(lag);
+        let (mut state, now) = (self.state(), Instant::now());
+        if state.lagged.is_none_or(|began| now >= began + LAG_EVERY) {
+            (state.lag, state.lagged) = (Some(lag), Some(now));
+        }
+    }
+
+    /// Another clock: what was before it is over.
+    pub(super) fn new_day(&self) {
+        let mut state = self.state();
+        (state.lag, state.lagged) = (None, None);
     }
 
     pub(super) fn spoil(&self, chance: f64) {
@@ -268,7 +287,8 @@ impl MemoryStore {
 
 impl State {
     fn is_hidden(&self, held: &Held) -> bool {
-        self.lag.is_some_and(|lag| {
+        let lags = |began: Instant| began.elapsed() < LAG_MAX;
+        self.lag.filter(|_| self.lagged.is_some_and(lags)).is_some_and(|lag| {
             let newest = held.order + lag.newest > self.created;
             newest && (!lag.holes || held.order.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 63 == 0)
         })

@@ -160,10 +160,11 @@ fn the_map_names_every_folder() -> Result<()> {
 }
 
 #[test]
-fn every_test_and_trait_that_architecture_names_exists() -> Result<()> {
+fn every_test_and_trait_that_a_document_names_exists() -> Result<()> {
     let code = sources(&["proto", "archiver", "replay", "tests"])?;
     let text = read("docs/ARCHITECTURE.md")?;
-    let names = quoted(&text);
+    let testing = read("docs/TESTING.md")?;
+    let names = quoted(&format!("{text}\n{testing}"));
     let tests = names.iter().filter(|word| is_name(word) && word.matches('_').count() >= 3);
     let missing: Vec<_> = tests.filter(|name| !code.contains(&format!("fn {name}("))).collect();
     assert!(missing.is_empty(), "no such test: {missing:?}");

@@ -62,6 +62,7 @@ pub fn recover(setup: &RecoverSetup, end: &StoreEnd) -> Result<Recovered, SpoolE
     let mut kept: Vec<SealedFile> = Vec::new();
     let mut at =
         Next { epoch: end.epoch, start: end.start, slot: end.slot.clone(), previous: end.previous };
+    let mut before = at.clone();
     for sealed in found {
         let head = sealed.footer.head;
         let begins = at.is(&sealed.slot) && head.previous == at.previous;
@@ -71,15 +72,20 @@ pub fn recover(setup: &RecoverSetup, end: &StoreEnd) -> Result<Recovered, SpoolE
         };
         let fits = (begins && (!kept.is_empty() || holds(disk, &sealed, &end.raw)?)) || branches;
         if fits {
-            at = Next::behind(&sealed, setup.segmenter.as_ref());
+            before = std::mem::replace(&mut at, Next::behind(&sealed, setup.segmenter.as_ref()));
             kept.push(sealed);
         } else {
             tracing::info!(file = %sealed.path.display(), "not needed any more, removed");
             disk.remove(&sealed.path).map_err(io_error("remove", &sealed.path))?;
         }
     }
-    let unfilled = kept.pop_if(|last| last.footer.partial);
+    // Behind a partial one only a new epoch's first segment stands, which is kept as it is.
+    let alone = !kept.iter().rev().nth(1).is_some_and(|last| last.footer.partial);
+    let unfilled = kept.pop_if(|last| alone && last.footer.partial);
     let of_unfilled = unfilled.as_ref().map(|sealed| raw_of(disk, sealed)).transpose()?.flatten();
+    if unfilled.is_some() && of_unfilled.is_none() {
+        at = before;
+    }
     let mut held: &[u8] = match &of_unfilled {
         Some(raw) => raw,
         None if kept.is_empty() => &end.raw,
@@ -114,6 +120,7 @@ pub fn recover(setup: &RecoverSetup, end: &StoreEnd) -> Result<Recovered, SpoolE
 }
 
 /// What comes behind what is kept.
+#[derive(Clone)]
 struct Next {
     epoch: Epoch,
     start: Offset,
@@ -151,7 +158,8 @@ fn branches_from(last: &SealedFile, sealed: &SealedFile) -> bool {
 
 /// The same, where the store has the old epoch's segment already: the new one begins with its bytes.
 fn branches_from_store(end: &StoreEnd, sealed: &SealedFile) -> bool {
-    sealed.slot.name.epoch > end.epoch
+    !sealed.footer.partial
+        && sealed.slot.name.epoch > end.epoch
         && sealed.slot.start == end.start
         && sealed.footer.head.previous == end.previous
 }
